@@ -1,0 +1,105 @@
+"""The language between pure reconcilers and the shell that carries them out.
+
+A controller is `observe` (read the caches into one value) and `reconcile` (that value to a `Plan`). Both are pure.
+`controller.kube.runner` calls them for each key and `controller.kube.apply` carries the plan out: creates, updates,
+patches and deletes first, status last, then events. A Conflict or NotFound while applying means the caches were
+behind: the key is tried again. Reconciling is level-based: a plan never depends on which event woke the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from controller.apis.kinds import Kind
+from controller.apis.meta import JsonObject, Key
+
+if TYPE_CHECKING:
+    from controller.config.store import Config
+
+Observed = TypeVar("Observed")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event about the reconciled object. `type` is "Normal" or "Warning"."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A JSON merge patch (RFC 7386) of one object, e.g. labels on a revision or the replicas of a scale."""
+
+    kind: Kind
+    key: Key
+    body: JsonObject
+    subresource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    kind: Kind
+    key: Key
+    uid: str = ""
+    """Delete only this incarnation; "" deletes whatever has the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to become true. `create` and `update` hold whole objects (apiVersion and kind set); an update carries
+    the resourceVersion it was planned from. `status` is the reconciled object's whole new status; None leaves it.
+    `error` says the reconcile failed: what the plan holds is still applied, a Warning event `InternalError` is written
+    and the key is tried again with back-off. `requeue_after` is in seconds."""
+
+    create: tuple[JsonObject, ...] = ()
+    update: tuple[JsonObject, ...] = ()
+    patch: tuple[Patch, ...] = ()
+    delete: tuple[Deletion, ...] = ()
+    status: JsonObject | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    error: str = ""
+
+
+class Cache(Protocol):
+    """What the informers know. Objects are shared: never change one."""
+
+    def get(self, kind: Kind, key: Key) -> JsonObject | None: ...
+
+    def list(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[JsonObject]:
+        """Objects of a kind, in one namespace if given, whose labels contain all of `labels`; sorted by key."""
+        ...
+
+
+Mapper = Callable[[JsonObject, Cache], Iterable[Key]]
+"""Which keys of the controller's own kind an object of another kind concerns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Controller(Generic[Observed]):
+    """One kind's control loop. `observe` returns None when the object is gone. `watches` maps other kinds' objects to
+    keys of `kind`; the controller's own kind is watched always."""
+
+    kind: Kind
+    observe: Callable[[Cache, Key], Observed | None]
+    reconcile: Callable[[Observed, Config, datetime], Plan]
+    watches: Mapping[Kind, Mapper] = field(default_factory=dict)
+
+
+def owner_key(kind: Kind) -> Mapper:
+    """The mapper for owned children: the key of the controller owner if it is of `kind`."""
+
+    def keys(obj: JsonObject, _cache: Cache) -> Iterable[Key]:
+        meta = obj["metadata"]
+        for ref in meta.get("ownerReferences") or ():
+            if ref.get("controller") and ref["kind"] == kind.kind and ref["apiVersion"].startswith(kind.group + "/"):
+                yield Key(meta.get("namespace", ""), ref["name"])
+
+    return keys

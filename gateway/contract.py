@@ -1,0 +1,336 @@
+"""What both planes agree on: the values that travel between the controller and the gateways, and their codec.
+
+Theory of operation
+-------------------
+Each gateway worker holds one WebSocket to the controller (`GET /v1/feed`, bearer token). The controller answers a
+`Hello` with one `Update` whose `base` is 0 (the whole state), then sends an `Update` for each change. An `Update`
+names the state it starts from (`base`) and the one it makes (`version`); a worker that holds another version than
+`base` closes the connection and starts again, so a lost message can never leave a wrong table behind. The worker
+answers each applied update with `Ack(version)`, and reports `Stats` once a second, or at once when a revision that
+was idle gets a request (the poke that starts a cold revision).
+
+State is two maps, each replaced entry by entry: routes (a KIngress and its rules) and revisions (how to treat a
+request for it, and its endpoints). Everything is immutable; `apply` makes a new `Snapshot` and leaves the old one be,
+so that a request in flight keeps the table it was routed by.
+
+Messages are JSON text frames `{"type": ..., ...}`, one message a frame. Durations are seconds (float), sizes bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FEED_PATH",
+    "Ack",
+    "ContractError",
+    "Endpoint",
+    "Fields",
+    "Hello",
+    "Probe",
+    "Revision",
+    "RevisionId",
+    "RouteId",
+    "RouteRule",
+    "Snapshot",
+    "Split",
+    "Stat",
+    "Stats",
+    "Update",
+    "apply",
+    "parse_message",
+    "serialise_message",
+]
+
+FEED_PATH = "/v1/feed"
+
+Fields = tuple[tuple[str, str], ...]
+"""HTTP fields as (lower-case name, value) pairs."""
+
+
+class ContractError(ValueError):
+    """A message that is not one of this contract's; the text says what was wrong with it."""
+
+
+class RevisionId(NamedTuple):
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class RouteId(NamedTuple):
+    """The KIngress a rule comes from."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A share of a rule's requests; the percents of one rule sum to 100 and none is 0."""
+
+    revision: RevisionId
+    percent: int
+    append_fields: Fields = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One host, path prefix and set of field matches, and where its requests go.
+
+    `host` is lower-case without a port. A `cluster_local` rule answers on the cluster-local listener only, any other
+    on the external listener only. `append_fields` are *set* on the request (a client's own value is replaced),
+    as Knative's ingress conformance asks.
+    """
+
+    host: str
+    splits: tuple[Split, ...]
+    cluster_local: bool = False
+    path: str = "/"
+    match_fields: Fields = ()
+    append_fields: Fields = ()
+    rewrite_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How the gateway finds out that a new endpoint takes traffic. `path` None: a TCP connect is enough."""
+
+    path: str | None = None
+    fields: Fields = ()
+    timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one pod listens. `ready` is what Kubernetes says; the gateway may know better by probing."""
+
+    host: str
+    port: int
+    pod: str
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """How to treat requests for one revision.
+
+    `container_concurrency` 0 means no limit. `response_start_timeout` and `idle_timeout` None mean none.
+    `probe` None means: trust Kubernetes' readiness only (exec readiness probes and startup probes, which the gateway
+    can't run). `service` and `configuration` are names for metrics, "" where there is none.
+    """
+
+    id: RevisionId
+    service: str = ""
+    configuration: str = ""
+    container_concurrency: int = 0
+    timeout: float = 300.0
+    response_start_timeout: float | None = None
+    idle_timeout: float | None = None
+    protocol: str = "http1"
+    probe: Probe | None = field(default_factory=Probe)
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All a gateway knows. Version 0 is "nothing yet"."""
+
+    version: int = 0
+    routes: Mapping[RouteId, tuple[RouteRule, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    revisions: Mapping[RevisionId, Revision] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """From `base` to `version`: entries to set, and to drop where the value is None. Base 0 replaces everything."""
+
+    base: int
+    version: int
+    routes: Mapping[RouteId, tuple[RouteRule, ...] | None]
+    revisions: Mapping[RevisionId, Revision | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a worker; `worker` is unique among the connected ones."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One revision's load at one worker over the last report interval.
+
+    `average_concurrency` is the time-weighted mean of requests in flight or waiting; `request_count` counts arrivals.
+    The first request for an idle revision is reported at once as (1, 1) and taken off the next report, so that a sum
+    over the reports of one second never counts it twice (Knative's activator does the same).
+    """
+
+    revision: RevisionId
+    average_concurrency: float
+    request_count: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    stats: tuple[Stat, ...]
+
+
+Message = Update | Hello | Ack | Stats
+
+
+def apply(snapshot: Snapshot, update: Update) -> Snapshot:
+    """The state after `update`. Raises ContractError if the update starts from another version."""
+    if update.base not in (0, snapshot.version):
+        raise ContractError(f"update starts from version {update.base}, this snapshot is {snapshot.version}")
+    whole = update.base == 0
+    return Snapshot(
+        version=update.version,
+        routes=_merged({} if whole else snapshot.routes, update.routes),
+        revisions=_merged({} if whole else snapshot.revisions, update.revisions),
+    )
+
+
+def _merged(old: Mapping[Any, Any], changes: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    if not changes:
+        return old
+    merged = {**old, **changes}
+    for key in [key for key, value in changes.items() if value is None]:
+        del merged[key]
+    return MappingProxyType(merged)
+
+
+# --- codec ------------------------------------------------------------------------------------------------------------
+
+
+def serialise_message(message: Message) -> str:
+    """The JSON text of one frame."""
+    match message:
+        case Hello(worker):
+            body: dict[str, Any] = {"type": "hello", "worker": worker}
+        case Ack(version):
+            body = {"type": "ack", "version": version}
+        case Stats(stats):
+            body = {
+                "type": "stats",
+                "stats": [[*stat.revision, stat.average_concurrency, stat.request_count] for stat in stats],
+            }
+        case Update(base, version, routes, revisions):
+            body = {
+                "type": "update",
+                "base": base,
+                "version": version,
+                "routes": [[*key, rules and [_rule_out(rule) for rule in rules]] for key, rules in routes.items()],
+                "revisions": [[*key, value and _revision_out(value)] for key, value in revisions.items()],
+            }
+    return orjson.dumps(body).decode()
+
+
+def parse_message(text: str | bytes) -> Message:
+    """The message in one frame. Raises ContractError for anything else than a message of this contract."""
+    try:
+        return _message_in(orjson.loads(text))
+    except ContractError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ContractError(f"not a feed message: {error!r} in {text[:200]!r}") from error
+
+
+def _message_in(body: dict[str, Any]) -> Message:
+    match body["type"]:
+        case "hello":
+            return Hello(str(body["worker"]))
+        case "ack":
+            return Ack(int(body["version"]))
+        case "stats":
+            return Stats(tuple(Stat(RevisionId(ns, name), float(avg), float(n)) for ns, name, avg, n in body["stats"]))
+        case "update":
+            return Update(
+                base=int(body["base"]),
+                version=int(body["version"]),
+                routes={
+                    RouteId(ns, name): None if rules is None else tuple(_rule_in(rule) for rule in rules)
+                    for ns, name, rules in body["routes"]
+                },
+                revisions={
+                    RevisionId(ns, name): None if value is None else _revision_in(RevisionId(ns, name), value)
+                    for ns, name, value in body["revisions"]
+                },
+            )
+        case unknown:
+            raise ContractError(f"unknown message type {unknown!r}")
+
+
+def _rule_out(rule: RouteRule) -> dict[str, Any]:
+    return {
+        "host": rule.host,
+        "clusterLocal": rule.cluster_local,
+        "path": rule.path,
+        "matchFields": rule.match_fields,
+        "appendFields": rule.append_fields,
+        "rewriteHost": rule.rewrite_host,
+        "splits": [[*split.revision, split.percent, split.append_fields] for split in rule.splits],
+    }
+
+
+def _rule_in(body: dict[str, Any]) -> RouteRule:
+    return RouteRule(
+        host=body["host"],
+        cluster_local=body["clusterLocal"],
+        path=body["path"],
+        match_fields=_fields_in(body["matchFields"]),
+        append_fields=_fields_in(body["appendFields"]),
+        rewrite_host=body["rewriteHost"],
+        splits=tuple(
+            Split(RevisionId(ns, name), int(percent), _fields_in(fields)) for ns, name, percent, fields in body["splits"]
+        ),
+    )
+
+
+def _revision_out(revision: Revision) -> dict[str, Any]:
+    return {
+        "service": revision.service,
+        "configuration": revision.configuration,
+        "containerConcurrency": revision.container_concurrency,
+        "timeout": revision.timeout,
+        "responseStartTimeout": revision.response_start_timeout,
+        "idleTimeout": revision.idle_timeout,
+        "protocol": revision.protocol,
+        "probe": revision.probe and [revision.probe.path, revision.probe.fields, revision.probe.timeout],
+        "endpoints": [[end.host, end.port, end.pod, end.ready] for end in revision.endpoints],
+    }
+
+
+def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
+    probe = body["probe"]
+    return Revision(
+        id=revision_id,
+        service=body["service"],
+        configuration=body["configuration"],
+        container_concurrency=int(body["containerConcurrency"]),
+        timeout=float(body["timeout"]),
+        response_start_timeout=body["responseStartTimeout"],
+        idle_timeout=body["idleTimeout"],
+        protocol=body["protocol"],
+        probe=None if probe is None else Probe(probe[0], _fields_in(probe[1]), float(probe[2])),
+        endpoints=tuple(Endpoint(host, int(port), pod, bool(ready)) for host, port, pod, ready in body["endpoints"]),
+    )
+
+
+def _fields_in(pairs: list[list[str]]) -> Fields:
+    return tuple((name, value) for name, value in pairs)
