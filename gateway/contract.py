@@ -297,7 +297,8 @@ def _rule_in(body: dict[str, Any]) -> RouteRule:
         append_fields=_fields_in(body["appendFields"]),
         rewrite_host=body["rewriteHost"],
         splits=tuple(
-            Split(RevisionId(ns, name), int(percent), _fields_in(fields)) for ns, name, percent, fields in body["splits"]
+            Split(RevisionId(ns, name), int(percent), _fields_in(fields))
+            for ns, name, percent, fields in body["splits"]
         ),
     )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from controller.apis.kinds import Kind
 from controller.apis.meta import JsonObject, Key
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from controller.apis.kinds import Kind
     from controller.config.store import Config
 
 Observed = TypeVar("Observed")
