@@ -1,0 +1,137 @@
+"""Manifests a person wrote: YAML or JSON files, folders of them, or standard input, read into API objects.
+
+Everything that can be found wrong without a server is found here, with the file, the document and the place in it:
+text that is not YAML, a document that is not an object, a missing apiVersion, kind or name. What the fields mean is the
+server's to judge.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from controller.apis.meta import JsonObject
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_LIMIT = 16 * 1024 * 1024
+"""Bytes of one file; a Kubernetes object is limited to about 1.5 MB by etcd, so this is many objects."""
+
+
+class ManifestError(Exception):
+    """What is wrong with a manifest, where, and what would be right, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One object and where it stands, e.g. `hello.yaml, document 2`."""
+
+    obj: JsonObject
+    source: str
+
+
+def read_manifests(paths: Iterable[str]) -> list[Manifest]:
+    """The objects of files, folders (their .yaml, .yml and .json files, sorted) or "-" (standard input), in order.
+
+    Raises ManifestError.
+    """
+    return [manifest for path in paths for manifest in _read(path)]
+
+
+def _read(path: str) -> Iterator[Manifest]:
+    if path == "-":
+        yield from parse_manifests(sys.stdin.buffer.read(_LIMIT), "standard input")
+        return
+    place = Path(path)
+    if place.is_dir():
+        files = sorted(file for file in place.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+        if not files:
+            raise ManifestError(f"{path}: the folder holds no {', '.join(_SUFFIXES)} file")
+    else:
+        files = [place]
+    for file in files:
+        yield from parse_manifests(_bytes_of(file), str(file))
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_LIMIT + 1)
+    except OSError as error:
+        raise ManifestError(f"{file}: can't be read: {error.strerror}") from error
+    if len(data) > _LIMIT:
+        raise ManifestError(f"{file}: larger than {_LIMIT // 2**20} MiB")
+    return data
+
+
+def parse_manifests(data: bytes, source: str) -> Iterator[Manifest]:
+    """The objects of one text; empty documents are passed over and a List is its items. Raises ManifestError."""
+    documents = _documents(data, source)
+    for number, document in enumerate(documents, start=1):
+        place = source if len(documents) == 1 else f"{source}, document {number}"
+        if document is not None:
+            yield from _objects(document, place)
+
+
+def _documents(data: bytes, source: str) -> list[object]:
+    try:
+        return list(yaml.load_all(data, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ManifestError(f"{source}{where}: not YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as Kubernetes reads it: no dates (a timestamp stays text) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a string", key_node.start_mark)
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _objects(document: object, place: str) -> Iterator[Manifest]:
+    if not isinstance(document, dict):
+        raise ManifestError(f"{place}: expected an object with apiVersion, kind and metadata, found {_what(document)}")
+    for field in ("apiVersion", "kind"):
+        if not isinstance(document.get(field), str) or not document[field]:
+            raise ManifestError(f"{place}: {field} is missing, e.g. apiVersion: serving.knative.dev/v1, kind: Service")
+    if document["kind"] == "List":
+        for item in document.get("items") or ():
+            yield from _objects(item, place)
+        return
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
+        raise ManifestError(f"{place}: {document['kind']} has no metadata.name")
+    yield Manifest(document, place)
+
+
+def _what(value: object) -> str:
+    match value:
+        case list():
+            return "a list"
+        case str():
+            return "text" if len(value) > 40 else f"the text {value!r}"
+        case _:
+            return f"{value!r}"
