@@ -1,0 +1,178 @@
+"""Everything that can go wrong with one request, as the client sees it.
+
+A class knows the status of the local reply, the response flag for the access log and the metrics (Envoy's letters,
+which operators know), and whether another endpoint may be tried. The exception's text is the reply's body: one
+sentence that says why, for the person at the other end. `gateway.exchange` has the only `except GatewayError`: a local
+reply if no head went out, a reset otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BadRequest",
+    "ExpectationFailed",
+    "GatewayError",
+    "HeadTimeout",
+    "HeadTooLarge",
+    "IdleTimeout",
+    "MethodRefused",
+    "NoRevision",
+    "NoRoute",
+    "Overloaded",
+    "ProtocolError",
+    "QueueFull",
+    "QueueTimeout",
+    "RequestTimeout",
+    "ResponseStartTimeout",
+    "UpstreamConnectFailure",
+    "UpstreamProtocolError",
+    "UpstreamReset",
+    "UriTooLong",
+    "VersionRefused",
+]
+
+
+class GatewayError(Exception):
+    """A request the gateway answers itself. `status` and `response_flag` as above; `retryable`: it never ran."""
+
+    status: ClassVar[int] = 500
+    response_flag: ClassVar[str] = "-"
+    retryable: ClassVar[bool] = False
+
+
+# --- the client's message ---------------------------------------------------------------------------------------------
+
+
+class ProtocolError(GatewayError):
+    """A message that breaks RFC 9110 or 9112; the connection it came on is of no more use."""
+
+    status = 400
+    response_flag = "DPE"
+
+
+class BadRequest(ProtocolError):
+    """The request is malformed or ambiguous (RFC 9112 section 11)."""
+
+
+class UriTooLong(ProtocolError):
+    """The request line is longer than the gateway reads."""
+
+    status = 414
+
+
+class HeadTooLarge(ProtocolError):
+    """The field section has more bytes or fields than the gateway reads (RFC 6585 section 5)."""
+
+    status = 431
+
+
+class ExpectationFailed(ProtocolError):
+    """An Expect other than 100-continue (RFC 9110 section 10.1.1)."""
+
+    status = 417
+
+
+class MethodRefused(ProtocolError):
+    """CONNECT and TRACE: a gateway in front of services has no use for either, an attacker has."""
+
+    status = 405
+
+
+class VersionRefused(ProtocolError):
+    """A version of HTTP other than 1.0 and 1.1 on an HTTP/1 connection."""
+
+    status = 505
+
+
+class HeadTimeout(GatewayError):
+    """The head did not arrive in time."""
+
+    status = 408
+    response_flag = "DT"
+
+
+class Overloaded(GatewayError):
+    """This worker has as many connections as it may have."""
+
+    status = 503
+    response_flag = "DO"
+
+
+# --- where it would go ------------------------------------------------------------------------------------------------
+
+
+class NoRoute(GatewayError):
+    """No rule for this host, path and fields on this listener."""
+
+    status = 404
+    response_flag = "NR"
+
+
+class NoRevision(GatewayError):
+    """The rule names a revision that the snapshot does not hold (any more)."""
+
+    status = 503
+    response_flag = "NC"
+    retryable = True
+
+
+class QueueFull(GatewayError):
+    """As many requests wait for this revision as may wait."""
+
+    status = 503
+    response_flag = "UO"
+
+
+class QueueTimeout(GatewayError):
+    """No endpoint of the revision took the request in time."""
+
+    status = 504
+    response_flag = "UT"
+
+
+# --- the upstream -----------------------------------------------------------------------------------------------------
+
+
+class UpstreamConnectFailure(GatewayError):
+    """The endpoint took no connection, so the request has not run."""
+
+    status = 503
+    response_flag = "UF"
+    retryable = True
+
+
+class UpstreamReset(GatewayError):
+    """The endpoint closed the connection before its response was complete; the request may have run."""
+
+    status = 502
+    response_flag = "UC"
+
+
+class UpstreamProtocolError(ProtocolError):
+    """The endpoint's response is malformed; nothing more is read from that connection."""
+
+    status = 502
+    response_flag = "UPE"
+
+
+class ResponseStartTimeout(GatewayError):
+    """`responseStartTimeoutSeconds` passed without a response head."""
+
+    status = 504
+    response_flag = "UT"
+
+
+class IdleTimeout(GatewayError):
+    """`idleTimeoutSeconds` passed without a byte either way."""
+
+    status = 504
+    response_flag = "UT"
+
+
+class RequestTimeout(GatewayError):
+    """`timeoutSeconds` passed before the response was complete."""
+
+    status = 504
+    response_flag = "UT"
