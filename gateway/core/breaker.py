@@ -1,0 +1,100 @@
+"""Admission to a resource of limited capacity, with a bounded first-in-first-out queue.
+
+Theory of operation
+-------------------
+A breaker counts places. A place is taken by `try_admit`, or, when none is free, waited for by `enqueue`; it is given
+back by `release`. Every operation that can free a place returns the waiters that now have one, oldest first; their
+places are counted already, so that nobody can slip in between the decision and the wake-up. What a waiter *is* stays
+the caller's business (a future in the gateway, an integer in the tests), which keeps this free of any event loop.
+
+Two laws hold after each operation: admitted places never grow beyond the capacity, and nobody waits beside a free
+place. The capacity may fall below what is in flight: then those requests finish, and nobody is admitted until enough
+have. Knative's breaker counts running and queued requests in one total (pkg/queue/breaker.go); with the activator's
+practically infinite maximum that total never sheds load, so here the queue has a limit of its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["UNLIMITED", "Breaker"]
+
+T = TypeVar("T", bound=Hashable)
+
+UNLIMITED = 2**31 - 1
+"""The capacity that stands for "no limit", as Knative's MaxInt32."""
+
+
+class Breaker(Generic[T]):
+    """`capacity` places and a queue of at most `queue_limit` waiters, which must be hashable and distinct."""
+
+    __slots__ = ("_capacity", "_in_flight", "_queue", "_queue_limit")
+
+    def __init__(self, *, capacity: int, queue_limit: int) -> None:
+        self._capacity = capacity
+        self._in_flight = 0
+        # Ordered by arrival; a mapping because a client that leaves must free its place without a scan of the queue.
+        self._queue: OrderedDict[T, None] = OrderedDict()
+        self._queue_limit = queue_limit
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self._in_flight}/{self._capacity}, {len(self._queue)}/{self._queue_limit} waiting>"
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def in_flight(self) -> int:
+        """Places taken, those of woken waiters included."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def try_admit(self) -> bool:
+        """Take a free place. By the second law nobody waits when one is free, so this never overtakes the queue."""
+        if self._in_flight >= self._capacity:
+            return False
+        self._in_flight += 1
+        return True
+
+    def enqueue(self, waiter: T) -> bool:
+        """Wait for a place; False when the queue is full. Only to be called after `try_admit` said no."""
+        if len(self._queue) >= self._queue_limit:
+            return False
+        self._queue[waiter] = None
+        return True
+
+    def cancel(self, waiter: T) -> bool:
+        """Leave the queue; False when the waiter is not in it (any more)."""
+        if waiter not in self._queue:
+            return False
+        del self._queue[waiter]
+        return True
+
+    def release(self) -> list[T]:
+        """Give a place back; returns the waiters that now have one."""
+        self._in_flight -= 1
+        return self._admit()
+
+    def resize(self, capacity: int) -> list[T]:
+        """Change the number of places; returns the waiters that now have one."""
+        self._capacity = capacity
+        return self._admit()
+
+    def clear(self) -> list[T]:
+        """Empty the queue; returns who waited, oldest first. They have no place."""
+        left = list(self._queue)
+        self._queue.clear()
+        return left
+
+    def _admit(self) -> list[T]:
+        woken: list[T] = []
+        while self._queue and self._in_flight < self._capacity:
+            woken.append(self._queue.popitem(last=False)[0])
+            self._in_flight += 1
+        return woken

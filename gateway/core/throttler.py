@@ -1,0 +1,193 @@
+"""One revision's endpoints as capacity, and who gets a place at which of them.
+
+Theory of operation
+-------------------
+Each endpoint is a `Place`: open (its probe passed) or closed, with its requests in flight. A revision with a limit
+(`container_concurrency` > 0) has that many slots per open place; without a limit any open place means unlimited
+capacity. A `Breaker` decides whether a request gets in or waits, a policy of `core.lb` decides where it goes.
+
+The breaker's capacity is always `in flight + free slots of open places`. That one formula covers what the product
+`endpoints × limit` does not: requests that still run on an endpoint that went away, or that failed its probe, occupy
+nothing that somebody else could use, and nobody may wait beside a free slot because of them.
+
+An endpoint is the same one as long as host, port and pod are; it keeps its count through an update. One that leaves
+gets no new request at once, and its count is kept until the last request has finished, so that an endpoint that comes
+back meanwhile is not filled above its limit.
+
+Everything that can free a slot returns the waiters to wake with the place each got; the slots are already counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from gateway.core.breaker import UNLIMITED, Breaker
+from gateway.core.lb import FIRST_AVAILABLE_LIMIT, first_available, random_choice_2, round_robin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gateway.contract import Endpoint
+
+__all__ = ["Place", "PlaceId", "Throttler"]
+
+T = TypeVar("T", bound=Hashable)
+
+
+class PlaceId(NamedTuple):
+    """What makes an endpoint the same one over updates: everything but Kubernetes' opinion of it."""
+
+    host: str
+    port: int
+    pod: str
+
+
+class Place:
+    """One endpoint as seen by the throttler. `endpoint` is the newest description of it."""
+
+    __slots__ = ("endpoint", "id", "in_flight", "is_open")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
+        self.endpoint = endpoint
+        self.in_flight = 0
+        self.is_open = False
+
+    def __repr__(self) -> str:
+        return f"<Place {self.id.host}:{self.id.port} {'open' if self.is_open else 'closed'}, {self.in_flight}>"
+
+
+Woken = list[tuple[T, Place]]
+
+
+class Throttler(Generic[T]):
+    """The places of one revision. `point` arguments are numbers in [0, 1) that stand for chance."""
+
+    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_open", "_places", "_points")
+
+    def __init__(self, *, container_concurrency: int, queue_limit: int) -> None:
+        self._limit = container_concurrency
+        self._breaker: Breaker[T] = Breaker(capacity=0, queue_limit=queue_limit)
+        self._places: dict[PlaceId, Place] = {}
+        self._leaving: dict[PlaceId, Place] = {}
+        self._open: list[Place] = []  # in the fixed order of their ids, which `first_available` fills
+        self._points: dict[T, float] = {}
+        self._next = 0
+
+    def __repr__(self) -> str:
+        return f"<Throttler {self._breaker!r} {list(self._places.values())!r}>"
+
+    @property
+    def waiting(self) -> int:
+        return self._breaker.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at all places, those that left included."""
+        return self._breaker.in_flight
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the open places together."""
+        if self._limit == 0:
+            return UNLIMITED if self._open else 0
+        return self._limit * len(self._open)
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The present places, open or not."""
+        return list(self._places.values())
+
+    def try_acquire(self, point: float) -> Place | None:
+        """A place for one request, its slot taken; None when every slot is."""
+        if not self._breaker.try_admit():
+            return None
+        return self._take(point)
+
+    def enqueue(self, waiter: T, point: float) -> bool:
+        """Wait for a place; False when the queue is full. Only to be called after `try_acquire` said None."""
+        if not self._breaker.enqueue(waiter):
+            return False
+        self._points[waiter] = point
+        return True
+
+    def cancel(self, waiter: T) -> bool:
+        """Leave the queue; False when the waiter is not in it (any more)."""
+        if not self._breaker.cancel(waiter):
+            return False
+        del self._points[waiter]
+        return True
+
+    def release(self, place: Place) -> Woken[T]:
+        """Give a slot back."""
+        was_usable = place.is_open and (self._limit == 0 or place.in_flight <= self._limit)
+        place.in_flight -= 1
+        if not was_usable:
+            # The slot is not free for anybody: it goes instead of being handed on.
+            self._breaker.resize(self._breaker.capacity - 1)
+            if place.in_flight == 0:
+                self._leaving.pop(place.id, None)
+        return self._placed(self._breaker.release())
+
+    def update(self, endpoints: Iterable[Endpoint], container_concurrency: int) -> Woken[T]:
+        """Replace the set of endpoints and the limit. One listed twice counts once; new ones start closed."""
+        old = self._places
+        self._limit = container_concurrency
+        self._places = {}
+        for endpoint in endpoints:
+            place_id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
+            if place_id in self._places:
+                continue
+            place = old.pop(place_id, None) or self._leaving.pop(place_id, None) or Place(endpoint)
+            place.endpoint = endpoint
+            self._places[place_id] = place
+        for place in old.values():
+            place.is_open = False
+            if place.in_flight:
+                self._leaving[place.id] = place
+        return self._recount()
+
+    def open(self, place: Place) -> Woken[T]:
+        """The place takes traffic from now on, if it is still one of this revision's."""
+        if self._places.get(place.id) is not place or place.is_open:
+            return []
+        place.is_open = True
+        return self._recount()
+
+    def close(self, place: Place) -> None:
+        """The place gets no new request until it is opened again."""
+        if place.is_open:
+            place.is_open = False
+            self._recount()
+
+    def clear(self) -> list[T]:
+        """Empty the queue; returns who waited, oldest first. They have no place."""
+        self._points.clear()
+        return self._breaker.clear()
+
+    def _recount(self) -> Woken[T]:
+        self._open = sorted((place for place in self._places.values() if place.is_open), key=lambda place: place.id)
+        if self._limit == 0:
+            free = UNLIMITED if self._open else 0
+        else:
+            free = sum(max(0, self._limit - place.in_flight) for place in self._open)
+        return self._placed(self._breaker.resize(self._breaker.in_flight + free))
+
+    def _placed(self, woken: list[T]) -> Woken[T]:
+        return [(waiter, self._take(self._points.pop(waiter))) for waiter in woken]
+
+    def _take(self, point: float) -> Place:
+        places = self._open
+        if self._limit == 0:
+            index = random_choice_2(places, point)
+        elif self._limit <= FIRST_AVAILABLE_LIMIT:
+            index = first_available(places, self._limit)
+        else:
+            index = round_robin(places, self._limit, self._next)
+        if index is None:
+            raise AssertionError(f"the breaker admitted a request that no place takes: {self!r}")
+        self._next = index + 1
+        place = places[index]
+        place.in_flight += 1
+        return place
