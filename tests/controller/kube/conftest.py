@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -27,3 +28,15 @@ async def serve():
     yield start
     for server in servers:
         await server.close()
+
+
+@pytest.fixture
+def until():
+    """`await until(condition)`: polls, and fails after ten seconds."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    return wait
