@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from controller.apis.annotations import KPA_CLASS, TARGET_MIN, WINDOW_MAX, WINDOW_MIN
 from controller.config.reading import ConfigError, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NAME = "config-autoscaler"
-KPA_CLASS = "kpa.autoscaling.knative.dev"
-HPA_CLASS = "hpa.autoscaling.knative.dev"
-
-TARGET_MIN = 0.01
-"""The least target per pod; below it a single request would ask for hundreds of pods."""
-WINDOW_MIN, WINDOW_MAX = 6.0, 3600.0
-"""Bounds of a stable window in seconds: shorter than 6 s leaves a panic window of less than a bucket at 10 %."""
 
 
 @dataclass(frozen=True, slots=True)

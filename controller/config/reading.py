@@ -8,20 +8,17 @@ zerogate must start with a newer one's maps.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from controller.apis.durations import format_duration, parse_duration
-from controller.apis.quantities import parse_quantity
+from controller.apis.quantities import parse_integer, parse_number, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 INT32_MAX = 2**31 - 1
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?", re.ASCII)
 # The spellings of Go's strconv.ParseBool.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -51,17 +48,24 @@ class Reader:
         raw = self.text(key, "")
         if not raw:
             return default
-        if not _INTEGER.fullmatch(raw) or not low <= int(raw) <= high:
+        try:
+            value = parse_integer(raw)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
             span = f"of at least {low}" if high == INT32_MAX else f"from {low} to {high}"
             raise self.error(key, f"a whole number {span}")
-        return int(raw)
+        return value
 
     def number(self, key: str, default: float, *, low: float, high: float | None = None, above: bool = False) -> float:
         """A decimal number; with `above`, `low` itself is out of bounds."""
         raw = self.text(key, "")
         if not raw:
             return default
-        value = float(raw) if _NUMBER.fullmatch(raw) else float("-inf")
+        try:
+            value = parse_number(raw)
+        except ValueError:
+            value = float("-inf")
         if value < low or (above and value == low) or (high is not None and value > high):
             span = f"above {low:g}" if above else f"of at least {low:g}"
             raise self.error(key, f"a number {span}" + ("" if high is None else f" and at most {high:g}"))
