@@ -1,0 +1,137 @@
+"""What a proxy changes in a request's fields, and the head it sends on.
+
+Theory of operation
+-------------------
+`core.http1` has already dropped framing, Host, hop-by-hop fields and Knative's internal ones; here the rest is put
+together in one buffer: Host (the client's, unless the rule rewrites it), the client's end-to-end lines, the rule's
+fields with *set* semantics, and what a proxy says about itself:
+
+- `X-Forwarded-For` is appended to (each hop adds the peer it saw); `X-Forwarded-Proto` and `X-Forwarded-Host` are set,
+  because an edge does not believe a client about them.
+- `Forwarded` (RFC 7239), if the client sent none, is made from those three, as Knative's queue-proxy does:
+  `for=<first>;host=<h>;proto=<p>`, then `, for=<next>` for each further hop.
+- `X-Request-Id` is kept if present, else made by the worker.
+- Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.contract import Fields
+    from gateway.core.http1 import RequestHead
+
+__all__ = ["Additions", "Peer", "forwarded", "normalise_host", "request_head"]
+
+
+def normalise_host(host: bytes) -> bytes:
+    """The name in a Host value: lower-case, without port and trailing dot."""
+    if host.startswith(b"["):
+        return host[: host.find(b"]") + 1].lower()
+    return host.partition(b":")[0].lower().removesuffix(b".")
+
+
+class Peer:
+    """Who is at the other end of a downstream connection, ready to be written into heads."""
+
+    __slots__ = ("address", "proto", "simple")
+
+    def __init__(self, address: bytes, proto: bytes) -> None:
+        self.address = address
+        self.proto = proto
+        # For a request that came straight from a client: all but the host is known when the connection is.
+        self.simple = b"\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
+            address,
+            proto,
+            _node(address),
+            proto,
+        )
+
+
+class Additions:
+    """Fields that a rule and its split set on each request, prepared once.
+
+    `text` is complete lines, `names` the lower-case names whose lines from the client have to go.
+    """
+
+    __slots__ = ("names", "text")
+
+    def __init__(self, *groups: Fields) -> None:
+        # A split's fields come after its rule's and win over them (Knative: path, then split).
+        merged = {name.lower(): value for group in groups for name, value in group}
+        self.names = frozenset(name.encode() for name in merged)
+        self.text = "".join(f"\r\n{name}: {value}" for name, value in merged.items()).encode("latin-1")
+
+    def value(self, name: bytes) -> bytes | None:
+        """What is set for `name`, None if nothing is."""
+        for line in self.text.split(b"\r\n"):
+            found, _, value = line.partition(b": ")
+            if found == name:
+                return value
+        return None
+
+
+# Lines with these names never reach `head.lines`, so setting them needs no search for the client's.
+_NEVER_FROM_CLIENT = frozenset(
+    (b"knative-serving-revision", b"knative-serving-namespace", b"knative-serving-default-route", b"k-original-host")
+)
+
+
+def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Peer, request_id: bytes) -> bytes:
+    """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` b"" if the client's
+    own stays."""
+    lines = head.lines
+    if not additions.names <= _NEVER_FROM_CLIENT:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in additions.names]
+    seen_host = head.host or b""
+    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host]
+    if lines:
+        parts += (b"\r\n", b"\r\n".join(lines))
+    if head.others is None:
+        parts += (peer.simple, _quoted(seen_host), b"\r\nx-forwarded-host: ", seen_host, additions.text)
+    else:
+        parts += (*_forwarding(head.others, seen_host, peer), additions.text)
+        upgrade = head.upgrade
+        if upgrade is not None:
+            parts += (b"\r\nconnection: upgrade\r\nupgrade: ", upgrade)
+        elif b"expect" in head.others:
+            parts.append(b"\r\nexpect: 100-continue")
+    if request_id:
+        parts += (b"\r\nx-request-id: ", request_id)
+    if head.content_length is not None:
+        parts.append(b"\r\ncontent-length: %d" % head.content_length)
+    elif head.chunked:
+        parts.append(b"\r\ntransfer-encoding: chunked")
+    parts.append(b"\r\n\r\n")
+    return b"".join(parts)
+
+
+def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[bytes, ...]:
+    chain = others.get(b"x-forwarded-for")
+    chain = peer.address if chain is None else chain + b", " + peer.address
+    value = others.get(b"forwarded") or forwarded(chain, host, peer.proto)
+    lines = (b"x-forwarded-for: " + chain, b"x-forwarded-proto: " + peer.proto, b"x-forwarded-host: " + host)
+    return tuple(b"\r\n" + line for line in (*lines, b"forwarded: " + value))
+
+
+def forwarded(chain: bytes, host: bytes, proto: bytes) -> bytes:
+    """The Forwarded value for the X-Forwarded-For chain, -Host and -Proto (each b"" for none); b"" if none of them."""
+    hops = [hop.strip() for hop in chain.split(b",") if hop.strip()]
+    pairs = ((b"for=", _node(hops[0]) if hops else b""), (b"host=", _quoted(host)), (b"proto=", proto))
+    first = b";".join(name + value for name, value in pairs if value)
+    return b", ".join(part for part in (first, *(b"for=" + _node(hop) for hop in hops[1:])) if part)
+
+
+def _node(address: bytes) -> bytes:
+    """An address as RFC 7239 section 6 writes it: IPv6 bracketed and quoted."""
+    if address.startswith(b"["):
+        return b'"%b"' % address
+    return b'"[%b]"' % address if address.count(b":") > 1 else _quoted(address)
+
+
+def _quoted(value: bytes) -> bytes:
+    """A token as it is, anything else as a quoted string (a host with a port has a colon)."""
+    if b":" in value or b'"' in value or b" " in value:
+        return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return value

@@ -1,0 +1,713 @@
+"""HTTP/1.1 messages in and out: heads, body framing, persistence (RFC 9110, RFC 9112). Pure: bytes in, values out.
+
+Theory of operation
+-------------------
+A head is matched by one compiled expression that accepts only what we would write ourselves (`Name: value`, one space,
+no white space at either end), so one pass in C both validates the lines and makes them fit to be sent on: a line of
+`RequestHead.lines` is canonical by construction. Anything else takes the slow path, which either normalises a line
+(the white space RFC 9110 section 5.5 allows) or raises a ProtocolError that names the fault.
+
+Then one pass over the field names finds the few fields that mean something to a proxy (`_REQUEST_FIELDS`,
+`_RESPONSE_FIELDS`): each has a function that records it and says whether its line is dropped. Framing, Host and
+hop-by-hop fields are dropped here and written anew by the serialisers, so no ambiguous byte of a client's framing
+ever reaches an endpoint. Nothing is guessed: where the RFCs allow a leniency, we refuse. Two exceptions, a SHOULD
+and daily practice: one empty line before a request line, and `[ ] { } | ^ \\`` bare in a target (browsers send them).
+
+Cost on one 3 GHz core, a head of 600 bytes and 15 fields: expression 1.4 µs, names 2.5 µs (per-line regular
+expressions and `bytes.partition` over all values took 6 µs and more).
+
+Bodies are read by `LengthReader`, `ChunkedReader` and `UntilCloseReader`: `feed(data, sink)` calls `sink.body` and
+`sink.end` and returns what follows the message, or None while there is more to come.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadTooLarge,
+    MethodRefused,
+    ProtocolError,
+    UpstreamProtocolError,
+    UriTooLong,
+    VersionRefused,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "MAX_FIELDS",
+    "MAX_FIELD_SECTION",
+    "MAX_REQUEST_LINE",
+    "REASONS",
+    "BodyReader",
+    "BodySink",
+    "ChunkedReader",
+    "LengthReader",
+    "RequestHead",
+    "ResponseHead",
+    "UntilCloseReader",
+    "parse_request",
+    "parse_response",
+    "request_body",
+    "response_body",
+    "serialise_chunk",
+    "serialise_last_chunk",
+    "serialise_response",
+]
+
+MAX_REQUEST_LINE: Final = 8 * 1024
+MAX_FIELD_SECTION: Final = 32 * 1024
+MAX_FIELDS: Final = 100
+# One line of chunk size and extensions. Nobody uses extensions; the bound is against a line without an end.
+_MAX_CHUNK_LINE: Final = 1024
+# Lengths are 64-bit signed wherever they end up (RFC 9112 section 6.3 leaves the bound to us).
+_MAX_LENGTH_DIGITS: Final = 18
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[!-~\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ])"
+_LINES = rb"((?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)*+)\r\n"
+# RFC 3986 path and query, and the characters that browsers leave bare in a query. No fragment, quote, angle bracket
+# or backslash: some servers take the last for a slash.
+_TARGET = rb"/[!$%&'()*+,\-./0-9:;=?@A-Z\[\]^_`a-z{|}~]*+"
+
+_REQUEST = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])\r\n" + _LINES)
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ ]++) HTTP/([0-9])\.([0-9])")
+_ORIGIN_FORM = re.compile(_TARGET)
+_ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*+)(.*+)")
+_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _LINES)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
+_NAME = re.compile(_TOKEN)
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
+# Host names as Kubernetes and the DNS know them (and "_"), IPv4 and IPv6 literals; no sub-delims, no percent-encoding.
+_HOST = re.compile(rb"(?:[0-9A-Za-z_](?:[0-9A-Za-z._\-]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5}+)?")
+_TOKEN_LIST = re.compile(rb"[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+(?:,[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+)*+")
+# Faults that can be seen before a head is complete: waiting for the rest would only wait for a time-out.
+_HOPELESS = re.compile(rb"\x00|(?<!\r)\n|\r(?=[^\n])")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_CHUNK_LINE_START = re.compile(rb"[0-9A-Fa-f]{0,15}+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?")
+_TRAILERS = re.compile(_LINES)
+
+REASONS: Final = {
+    101: b"Switching Protocols",
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+"""Reason phrases of the replies this gateway makes itself."""
+
+
+class RequestHead:
+    """A request's head without its framing.
+
+    `lines` are the end-to-end fields as canonical `Name: value`, in order; `host` is as sent, with its port (b"" for
+    an HTTP/1.0 request without one). `content_length` is None without the field. `others` holds the rarer fields a
+    gateway handles, by lower-case name (`x-forwarded-for`, `expect`, `upgrade`, ...), several lines joined by ", ".
+    `end` is the offset of the first byte after the head.
+    """
+
+    __slots__ = (
+        "chunked",
+        "connection",
+        "content_length",
+        "end",
+        "host",
+        "keep_alive",
+        "lines",
+        "method",
+        "others",
+        "persistent",
+        "request_id",
+        "target",
+        "user_agent",
+    )
+
+    def __init__(self, method: bytes, target: bytes, persistent: bool, lines: list[bytes], end: int) -> None:
+        self.method = method
+        self.target = target
+        self.persistent = persistent  # HTTP/1.1, where connections are kept by default
+        self.keep_alive = persistent
+        self.lines = lines
+        self.end = end
+        self.host: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.connection: set[bytes] | None = None
+        self.user_agent = b""
+        self.request_id = b""
+        self.others: dict[bytes, bytes] | None = None
+
+    def other(self, name: bytes) -> bytes | None:
+        """The value of a field kept in `others`."""
+        return None if self.others is None else self.others.get(name)
+
+    def field(self, name: bytes) -> bytes | None:
+        """The value of the first end-to-end field called `name` (lower-case). Slow: for rules that match fields."""
+        for line in self.lines:
+            found, _, value = line.partition(b": ")
+            if found.lower() == name:
+                return value
+        if name == b"user-agent":
+            return self.user_agent or None
+        return self.other(name)
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """The protocol asked for, if the request asks for one in a way that counts (RFC 9110 section 7.8)."""
+        wanted = self.other(b"upgrade")
+        if wanted is None or not self.persistent or self.connection is None or b"upgrade" not in self.connection:
+            return None
+        # h2c by upgrade is obsolete (RFC 9113 section 3.1) and a smuggling tool: the request goes on without it.
+        return None if wanted.lower().startswith(b"h2") else wanted
+
+
+class ResponseHead:
+    """A response's head without its framing; names as in RequestHead."""
+
+    __slots__ = (
+        "chunked",
+        "connection",
+        "content_length",
+        "end",
+        "keep_alive",
+        "lines",
+        "persistent",
+        "reason",
+        "status",
+        "upgrade",
+    )
+
+    def __init__(self, status: int, reason: bytes, persistent: bool, lines: list[bytes], end: int) -> None:
+        self.status = status
+        self.reason = reason
+        self.persistent = persistent
+        self.keep_alive = persistent
+        self.lines = lines
+        self.end = end
+        self.content_length: int | None = None
+        self.chunked = False
+        self.connection: set[bytes] | None = None
+        self.upgrade: bytes | None = None
+
+
+Head = RequestHead | ResponseHead
+
+
+# --- request heads ----------------------------------------------------------------------------------------------------
+
+
+def parse_request(data: bytes, start: int = 0) -> RequestHead | None:
+    """The head that begins at `start`, or None while it is incomplete. Raises ProtocolError with the reason."""
+    match = _REQUEST.match(data, start)
+    if match is not None:
+        method, target, minor, section = match.groups()
+        if len(section) > MAX_FIELD_SECTION or len(target) > MAX_REQUEST_LINE - 64:
+            _check_limits(data, start, match.end())
+        head = RequestHead(method, target, minor == b"1", section[:-2].split(b"\r\n") if section else [], match.end())
+    else:
+        slow = _parse_request_slowly(data, start)
+        if slow is None:
+            return None
+        head, section = slow
+    if len(head.lines) > MAX_FIELDS:
+        raise HeadTooLarge(f"The request has more than {MAX_FIELDS} fields.")
+    drop = []
+    special = _REQUEST_FIELDS
+    lines = head.lines
+    for index, lowered in enumerate(section.lower().split(b"\r\n")):
+        name = lowered.partition(b":")[0]
+        if name in special and special[name](head, name, lines[index][len(name) + 2 :]):
+            drop.append(index)
+    for index in reversed(drop):
+        del lines[index]
+    _check_request(head)
+    return head
+
+
+def _check_request(head: RequestHead) -> None:
+    if head.host is None:
+        if head.persistent:
+            raise BadRequest("An HTTP/1.1 request needs a Host field.")
+        head.host = b""
+    if head.chunked:
+        if head.content_length is not None:
+            raise BadRequest("Content-Length and Transfer-Encoding contradict each other; send one of them.")
+        if not head.persistent:
+            raise BadRequest("Transfer-Encoding has no meaning in HTTP/1.0.")
+    if head.connection is not None:
+        _drop_named(head)
+    if head.method in _REFUSED_METHODS:
+        raise MethodRefused(f"The method {head.method.decode()} is not served here.")
+
+
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+
+
+def _parse_request_slowly(data: bytes, start: int) -> tuple[RequestHead, bytes] | None:
+    if data.startswith(b"\r\n", start):  # RFC 9112 section 2.2: ignore an empty line before the request line
+        start += 2
+    end = data.find(b"\r\n\r\n", start)
+    _check_limits(data, start, len(data) if end < 0 else end)
+    fault = _HOPELESS.search(data, start, len(data) if end < 0 else end)
+    if fault is not None:
+        raise BadRequest(f"The head has a bare {_CONTROL_NAMES[fault.group()]}; lines end in CR LF.")
+    if end < 0:
+        return None
+    line, _, section = data[start : end + 2].partition(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest("The first line is not an HTTP request line (METHOD SP TARGET SP HTTP/1.1).")
+    method, target, major, minor = match.groups()
+    if major != b"1" or minor not in b"01":
+        raise VersionRefused(f"HTTP/{major.decode()}.{minor.decode()} is not spoken here; HTTP/1.1 is.")
+    target, authority = _origin_form(method, target)
+    lines = [_normalised(raw, BadRequest) for raw in section[:-2].split(b"\r\n")] if section else []
+    if authority is not None:
+        _agree(lines, authority)
+    return RequestHead(method, target, minor == b"1", lines, end + 4), b"\r\n".join(lines) + b"\r\n"
+
+
+_CONTROL_NAMES = {b"\x00": "NUL", b"\n": "LF", b"\r": "CR"}
+
+
+def _check_limits(data: bytes, start: int, end: int) -> None:
+    line_end = data.find(b"\r\n", start, end)
+    if (end if line_end < 0 else line_end) - start > MAX_REQUEST_LINE:
+        raise UriTooLong(f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
+    if line_end >= 0 and end - line_end > MAX_FIELD_SECTION:
+        raise HeadTooLarge(f"The fields take more than {MAX_FIELD_SECTION} bytes.")
+
+
+def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """The target in origin-form, and the authority if it was in absolute-form (RFC 9112 section 3.2)."""
+    if _ORIGIN_FORM.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
+        return target, None
+    if method in _REFUSED_METHODS:
+        raise MethodRefused(f"The method {method.decode()} is not served here.")
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None:
+        raise BadRequest("The request target is not a path that HTTP allows.")
+    rest = match.group(2)
+    rest = rest if rest.startswith(b"/") else b"/" + rest
+    if not _ORIGIN_FORM.fullmatch(rest):
+        raise BadRequest("The request target is not a path that HTTP allows.")
+    return rest, match.group(1)
+
+
+def _agree(lines: list[bytes], authority: bytes) -> None:
+    """Host must name what an absolute-form target names. An HTTP/1.0 request may leave it out; then we add it."""
+    if not _HOST.fullmatch(authority):
+        raise BadRequest("The request target's authority is not a host name.")
+    hosts = [value for name, _, value in (line.partition(b": ") for line in lines) if name.lower() == b"host"]
+    if any(host.lower() != authority.lower() for host in hosts):
+        raise BadRequest("Host and the request target name different hosts.")
+    if not hosts:
+        lines.append(b"Host: " + authority)
+
+
+def _normalised(raw: bytes, error: type[ProtocolError]) -> bytes:
+    """One field line as `Name: value`. Raises `error` for a line that HTTP does not allow."""
+    if raw[:1] in (b" ", b"\t"):
+        raise error("A field goes on over several lines (obs-fold), which HTTP/1.1 has given up.")
+    name, colon, value = raw.partition(b":")
+    if not colon:
+        raise error("A field line has no colon.")
+    if not _NAME.fullmatch(name):
+        if name != name.rstrip(b" \t"):
+            raise error("A field has white space before its colon.")
+        raise error("A field name is empty or has characters that HTTP does not allow.")
+    value = value.strip(b" \t")
+    if not _FIELD_VALUE.fullmatch(value):
+        raise error("A field value has control characters.")
+    return name + b": " + value
+
+
+# Each of these records one field in the head, and says whether its line is dropped.
+
+
+def _host(head: RequestHead, _name: bytes, value: bytes) -> bool:
+    if head.host is not None:
+        raise BadRequest("The request has more than one Host field.")
+    if not _HOST.fullmatch(value):
+        raise BadRequest("The Host field is not a host name with an optional port.")
+    head.host = value
+    return True
+
+
+def _user_agent(head: RequestHead, _name: bytes, value: bytes) -> bool:
+    head.user_agent = value
+    return False
+
+
+def _request_id(head: RequestHead, _name: bytes, value: bytes) -> bool:
+    head.request_id = value
+    return False
+
+
+def _expect(head: RequestHead, name: bytes, value: bytes) -> bool:
+    if value.lower() != b"100-continue":
+        raise ExpectationFailed("The only expectation this gateway knows is 100-continue.")
+    return _other(head, name, value) if head.persistent else True  # RFC 9110 section 10.1.1: ignored in HTTP/1.0
+
+
+def _other(head: RequestHead, name: bytes, value: bytes) -> bool:
+    if head.others is None:
+        head.others = {}
+    before = head.others.get(name)
+    head.others[name] = value if before is None else before + b", " + value
+    return True
+
+
+def _dropped(_head: Head, _name: bytes, _value: bytes) -> bool:
+    return True
+
+
+def _connection(head: Head, _name: bytes, value: bytes) -> bool:
+    value = value.lower()
+    if value == b"keep-alive":
+        head.keep_alive = True if head.connection is None else b"close" not in head.connection
+        return True
+    if not _TOKEN_LIST.fullmatch(value):
+        raise _error_of(head)("The Connection field is not a list of names.")
+    tokens = {token.strip(b" \t") for token in value.split(b",")}
+    head.connection = tokens if head.connection is None else head.connection | tokens
+    if b"close" in head.connection:
+        head.keep_alive = False
+    elif b"keep-alive" in tokens:
+        head.keep_alive = True
+    return True
+
+
+def _content_length(head: Head, _name: bytes, value: bytes) -> bool:
+    if head.content_length is not None:
+        raise _error_of(head)("There is more than one Content-Length.")
+    # int() would take "+1", "1_0" and " 1".
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+        raise _error_of(head)("Content-Length is not a decimal number of bytes.")
+    head.content_length = int(value)
+    return True
+
+
+def _transfer_encoding(head: Head, _name: bytes, value: bytes) -> bool:
+    if head.chunked or value.lower() != b"chunked":
+        raise _error_of(head)("The only Transfer-Encoding this gateway takes is chunked, once.")
+    head.chunked = True
+    return True
+
+
+def _drop_named(head: Head) -> None:
+    """Fields named by Connection are for this hop only (RFC 9110 section 7.6.1)."""
+    named = (head.connection or set()) - _CONNECTION_OPTIONS
+    if named:
+        head.lines[:] = [line for line in head.lines if line.partition(b":")[0].lower() not in named]
+        if isinstance(head, RequestHead) and head.others is not None:
+            for name in named:
+                head.others.pop(name, None)
+        if isinstance(head, RequestHead) and b"x-request-id" in named:
+            head.request_id = b""
+
+
+_CONNECTION_OPTIONS = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te"))
+
+
+def _error_of(head: Head) -> type[ProtocolError]:
+    return BadRequest if isinstance(head, RequestHead) else UpstreamProtocolError
+
+
+_REQUEST_FIELDS: dict[bytes, Callable[[RequestHead, bytes, bytes], bool]] = {
+    b"host": _host,
+    b"user-agent": _user_agent,
+    b"x-request-id": _request_id,
+    b"connection": _connection,
+    b"content-length": _content_length,
+    b"transfer-encoding": _transfer_encoding,
+    b"expect": _expect,
+    b"upgrade": _other,
+    b"x-forwarded-for": _other,
+    b"x-forwarded-proto": _other,
+    b"x-forwarded-host": _other,
+    b"forwarded": _other,
+    b"k-network-probe": _other,
+    b"k-network-hash": _other,
+    # Hop by hop, whether or not Connection names them.
+    b"keep-alive": _dropped,
+    b"proxy-connection": _dropped,
+    b"proxy-authenticate": _dropped,
+    b"proxy-authorization": _dropped,
+    b"te": _dropped,
+    b"http2-settings": _dropped,
+    # Knative's own between its parts: a client that sends them could pose as one (see ../core/fields.py).
+    b"knative-serving-revision": _dropped,
+    b"knative-serving-namespace": _dropped,
+    b"knative-serving-default-route": _dropped,
+    b"knative-direct-lb": _dropped,
+    b"k-proxy-request": _dropped,
+    b"k-original-host": _dropped,
+    b"k-passthrough-lb": _dropped,
+    b"k-kubelet-probe": _dropped,
+}
+
+
+# --- response heads ---------------------------------------------------------------------------------------------------
+
+
+def parse_response(data: bytes, start: int = 0) -> ResponseHead | None:
+    """The head that begins at `start`, or None while it is incomplete. Raises UpstreamProtocolError."""
+    match = _RESPONSE.match(data, start)
+    if match is not None:
+        minor, status, reason, section = match.groups()
+        lines = section[:-2].split(b"\r\n") if section else []
+        head = ResponseHead(int(status), reason or b"", minor == b"1", lines, match.end())
+    else:
+        slow = _parse_response_slowly(data, start)
+        if slow is None:
+            return None
+        head, section = slow
+    if len(section) > MAX_FIELD_SECTION or len(head.lines) > MAX_FIELDS:
+        raise UpstreamProtocolError("The endpoint's response has too large a head.")
+    drop = []
+    special = _RESPONSE_FIELDS
+    lines = head.lines
+    for index, lowered in enumerate(section.lower().split(b"\r\n")):
+        name = lowered.partition(b":")[0]
+        if name in special and special[name](head, name, lines[index][len(name) + 2 :]):
+            drop.append(index)
+    for index in reversed(drop):
+        del lines[index]
+    if head.chunked and (head.content_length is not None or not head.persistent):
+        raise UpstreamProtocolError("The endpoint's response frames its body in two ways.")
+    if head.connection is not None:
+        _drop_named(head)
+    return head
+
+
+def _parse_response_slowly(data: bytes, start: int) -> tuple[ResponseHead, bytes] | None:
+    end = data.find(b"\r\n\r\n", start)
+    limit = len(data) if end < 0 else end
+    if limit - start > MAX_FIELD_SECTION + MAX_REQUEST_LINE:
+        raise UpstreamProtocolError("The endpoint's response has too large a head.")
+    if _HOPELESS.search(data, start, limit) is not None:
+        raise UpstreamProtocolError("The endpoint's response head has a bare CR, LF or NUL.")
+    if not b"HTTP/1.".startswith(data[start : start + 7]):
+        raise UpstreamProtocolError("The endpoint does not speak HTTP/1.1.")
+    if end < 0:
+        return None
+    line, _, section = data[start : end + 2].partition(b"\r\n")
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise UpstreamProtocolError("The endpoint's status line is not one of HTTP/1.1.")
+    minor, status, reason = match.groups()
+    lines = [_normalised(raw, UpstreamProtocolError) for raw in section[:-2].split(b"\r\n")] if section else []
+    return ResponseHead(int(status), reason or b"", minor == b"1", lines, end + 4), b"\r\n".join(lines) + b"\r\n"
+
+
+def _response_upgrade(head: ResponseHead, _name: bytes, value: bytes) -> bool:
+    head.upgrade = value if head.upgrade is None else head.upgrade + b", " + value
+    return True
+
+
+_RESPONSE_FIELDS: dict[bytes, Callable[[ResponseHead, bytes, bytes], bool]] = {
+    b"connection": _connection,
+    b"content-length": _content_length,
+    b"transfer-encoding": _transfer_encoding,
+    b"upgrade": _response_upgrade,
+    b"keep-alive": _dropped,
+    b"proxy-connection": _dropped,
+    b"proxy-authentication-info": _dropped,
+}
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class BodySink(Protocol):
+    def body(self, data: bytes) -> None:
+        """A piece of the content, never empty."""
+
+    def end(self, trailers: list[bytes]) -> None:
+        """The message is complete. `trailers` are canonical lines, [] for none."""
+
+
+class BodyReader(Protocol):
+    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
+        """Pass on what is in `data`; the bytes after the message, or None while more is to come."""
+
+
+class LengthReader:
+    """Content of a known length, at least one byte."""
+
+    __slots__ = ("remaining",)
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+
+    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
+        size = len(data)
+        if size < self.remaining:
+            self.remaining -= size
+            sink.body(data)
+            return None
+        rest = data[self.remaining :]
+        sink.body(data[: self.remaining] if rest else data)
+        self.remaining = 0
+        sink.end([])
+        return rest
+
+
+class UntilCloseReader:
+    """A response that ends with its connection (RFC 9112 section 6.3, rule 8); the connection's owner calls `end`."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes, sink: BodySink) -> None:
+        sink.body(data)
+
+
+class ChunkedReader:
+    """Chunked content (RFC 9112 section 7.1). Raises `error` for anything malformed."""
+
+    __slots__ = ("_buffer", "_error", "_remaining", "_state")
+
+    # What comes next.
+    _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
+
+    def __init__(self, error: type[ProtocolError]) -> None:
+        self._error = error
+        self._state = self._SIZE
+        self._remaining = 0
+        self._buffer = b""
+
+    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        position = 0
+        while True:
+            if self._state == self._DATA:
+                piece = data[position : position + self._remaining]
+                if not piece:
+                    return None
+                position += len(piece)
+                self._remaining -= len(piece)
+                sink.body(piece)
+                if self._remaining:
+                    return None
+                self._state = self._DATA_END
+            if self._state == self._DATA_END:
+                if not data.startswith(b"\r\n", position):
+                    self._wait(data, position, b"\r\n".startswith(data[position : position + 2]), "chunk end")
+                    return None
+                position += 2
+                self._state = self._SIZE
+            if self._state == self._SIZE:
+                match = _CHUNK_LINE.match(data, position)
+                if match is None:
+                    hopeful = _CHUNK_LINE_START.fullmatch(data, position) is not None
+                    self._wait(data, position, hopeful and len(data) - position <= _MAX_CHUNK_LINE, "chunk size")
+                    return None
+                if match.end() - position > _MAX_CHUNK_LINE:
+                    raise self._error("A chunk has too long an extension.")
+                position = match.end()
+                self._remaining = int(match.group(1), 16)
+                self._state = self._DATA if self._remaining else self._TRAILERS
+            if self._state == self._TRAILERS:
+                return self._read_trailers(data, position, sink)
+
+    def _wait(self, data: bytes, position: int, hopeful: bool, what: str) -> None:
+        if not hopeful:
+            raise self._error(f"The chunked content has a malformed {what}.")
+        self._buffer = data[position:]
+
+    def _read_trailers(self, data: bytes, position: int, sink: BodySink) -> bytes | None:
+        match = _TRAILERS.match(data, position)
+        if match is not None:
+            section, end = match.group(1), match.end()
+            lines = section[:-2].split(b"\r\n") if section else []
+        else:
+            found = data.find(b"\r\n\r\n", position)
+            if (len(data) if found < 0 else found) - position > MAX_FIELD_SECTION:
+                raise self._error("The trailers take too many bytes.")
+            if _HOPELESS.search(data, position, len(data) if found < 0 else found) is not None:
+                raise self._error("The trailers have a bare CR, LF or NUL.")
+            if found < 0:
+                self._buffer = data[position:]
+                return None
+            lines = [_normalised(raw, self._error) for raw in data[position:found].split(b"\r\n")]
+            end = found + 4
+        if len(lines) > MAX_FIELDS:
+            raise self._error("There are too many trailers.")
+        self._state = self._SIZE
+        sink.end([line for line in lines if line.partition(b":")[0].lower() not in _NOT_IN_TRAILERS])
+        return data[end:]
+
+
+# RFC 9110 section 6.5.1: fields for framing, routing, authentication and request control mean nothing in trailers.
+_NOT_IN_TRAILERS = frozenset(_REQUEST_FIELDS) | {
+    b"authorization",
+    b"cookie",
+    b"set-cookie",
+    b"content-encoding",
+    b"content-type",
+    b"content-range",
+    b"trailer",
+    b"cache-control",
+    b"max-forwards",
+}
+
+
+def request_body(head: RequestHead) -> BodyReader | None:
+    """The reader of the request's content, None if it has none (RFC 9112 section 6.3)."""
+    if head.chunked:
+        return ChunkedReader(BadRequest)
+    return LengthReader(head.content_length) if head.content_length else None
+
+
+def response_body(head: ResponseHead, method: bytes) -> BodyReader | None:
+    """The reader of the content of a final response to `method`, None if it has none (RFC 9112 section 6.3)."""
+    if method == b"HEAD" or head.status == 204 or head.status == 304:
+        return None
+    if head.chunked:
+        return ChunkedReader(UpstreamProtocolError)
+    if head.content_length is None:
+        return UntilCloseReader()
+    return LengthReader(head.content_length) if head.content_length else None
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def serialise_response(head: ResponseHead, framing: bytes) -> bytes:
+    """The bytes of a response head; `framing` is the framing and connection fields as complete lines."""
+    status_line = _STATUS_LINES.get((head.status, head.reason))
+    if status_line is None:
+        status_line = b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
+    if head.lines:
+        return b"".join((status_line, b"\r\n".join(head.lines), b"\r\n", framing, b"\r\n"))
+    return b"".join((status_line, framing, b"\r\n"))
+
+
+_STATUS_LINES = {(status, reason): b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()}
+
+
+def serialise_chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def serialise_last_chunk(trailers: list[bytes]) -> bytes:
+    if not trailers:
+        return b"0\r\n\r\n"
+    return b"0\r\n%b\r\n\r\n" % b"\r\n".join(trailers)
