@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.activator.activator import Activator, Lease
+from gateway.contract import Endpoint, Probe, Revision, RevisionId, Snapshot, Update
+from gateway.contract import apply as apply_update
+from gateway.errors import NoRevision, QueueFull, QueueTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+ID = RevisionId("default", "hello-00001")
+CONNECT = Probe()
+
+
+class World:
+    """An activator and the snapshot it was last given."""
+
+    def __init__(self, activator: Activator) -> None:
+        self.activator = activator
+        self.snapshot = Snapshot()
+
+    def set(self, *endpoints: Endpoint, limit: int = 0, probe: Probe | None = CONNECT, timeout: float = 300) -> None:
+        self.give({ID: Revision(ID, container_concurrency=limit, endpoints=endpoints, probe=probe, timeout=timeout)})
+
+    def give(self, revisions: dict[RevisionId, Revision | None], base: int | None = None) -> None:
+        update = Update(self.snapshot.version if base is None else base, self.snapshot.version + 1, {}, revisions)
+        self.snapshot = apply_update(self.snapshot, update)
+        self.activator.apply(update, self.snapshot)
+
+    def ask(self) -> asyncio.Task[Lease]:
+        return asyncio.get_running_loop().create_task(self.activator.acquire(ID))
+
+    async def asked(self, count: int, until: Callable) -> list[asyncio.Task[Lease]]:
+        before = self.activator.parked
+        tasks = [self.ask() for _ in range(count)]
+        await until(lambda: self.activator.parked == before + count)
+        return tasks
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World(Activator())
+    yield world
+    await world.activator.close()
+    assert world.activator.parked == 0
+
+
+@pytest.fixture
+async def ready(upstream) -> Endpoint:
+    endpoint: Endpoint = (await upstream([200])).endpoint
+    return Endpoint(endpoint.host, endpoint.port, endpoint.pod, ready=True)
+
+
+async def test_a_cold_request_goes_out_when_a_probe_passes(world: World, upstream, free_port: int, until) -> None:
+    """It waits for the endpoint, and for the endpoint to listen; Kubernetes' readiness is not waited for."""
+    world.set()
+    [task] = await world.asked(1, until)
+    world.set(Endpoint("127.0.0.1", free_port, "pod"))
+    await until(lambda: world.activator.probe_failures > 0)
+    assert not task.done()
+    await upstream(port=free_port)
+    lease = await asyncio.wait_for(task, 5)
+    assert lease.endpoint.port == free_port
+    assert world.activator.counters.cold_starts == 1
+    lease.release()
+
+
+async def test_the_warm_path_needs_no_waiting(world: World, ready: Endpoint, until) -> None:
+    """Once probed, `try_acquire` gives leases up to the limit; a released slot is there again, once."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    assert world.activator.try_acquire(ID) is None
+    lease.release()
+    lease.release()
+    assert world.activator.try_acquire(ID) is not None
+    assert world.activator.try_acquire(ID) is None
+
+
+async def test_waiters_are_served_in_order(world: World, ready: Endpoint, until) -> None:
+    """A freed slot goes to the one that waited longest."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    tasks = await world.asked(3, until)
+    for task in tasks:
+        lease.release()
+        lease = await asyncio.wait_for(task, 5)
+    assert world.activator.waiting() == []
+
+
+async def test_unknown_revision(world: World) -> None:
+    """There is nothing to wait for."""
+    assert world.activator.try_acquire(ID) is None
+    with pytest.raises(NoRevision, match="default/hello-00001"):
+        await world.activator.acquire(ID)
+
+
+async def test_a_removed_revision_fails_its_waiters(world: World, until) -> None:
+    """Also when it is missing in a whole new state."""
+    for base in (None, 0):
+        world.set()
+        tasks = await world.asked(2, until)
+        world.give({ID: None} if base is None else {}, base)
+        for task in tasks:
+            with pytest.raises(NoRevision):
+                await task
+
+
+async def test_the_queue_of_a_revision_is_bounded(until) -> None:
+    """At the bound: QueueFull, at once."""
+    activator = Activator(queue_limit=2)
+    world = World(activator)
+    world.set()
+    tasks = await world.asked(2, until)
+    with pytest.raises(QueueFull, match="2 requests wait for revision default/hello-00001"):
+        await activator.acquire(ID)
+    assert activator.counters.queue_full == 1
+    assert activator.waiting() == [(ID, 2)]
+    await activator.close()
+    assert all(isinstance(outcome, NoRevision) for outcome in await asyncio.gather(*tasks, return_exceptions=True))
+
+
+async def test_the_queues_of_a_worker_are_bounded_together(until) -> None:
+    """Requests for other revisions count towards the worker's bound."""
+    activator = Activator(worker_queue_limit=1)
+    world = World(activator)
+    other = RevisionId("default", "other-00001")
+    world.give({ID: Revision(ID), other: Revision(other)})
+    tasks = await world.asked(1, until)
+    with pytest.raises(QueueFull, match="this gateway worker"):
+        await activator.acquire(other)
+    await activator.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_the_queue_time_out_is_the_revisions_time_out(world: World) -> None:
+    """Unless another is configured, a request waits as long as it may take."""
+    world.set(timeout=0.01)
+    with pytest.raises(QueueTimeout, match=r"within 0\.01 s"):
+        await world.activator.acquire(ID)
+    assert world.activator.counters.timeouts == 1
+    assert world.activator.waiting() == []
+
+
+async def test_a_configured_queue_time_out_wins() -> None:
+    """`queue_timeout` holds for every revision."""
+    activator = Activator(queue_timeout=0.01)
+    World(activator).set(timeout=300)
+    with pytest.raises(QueueTimeout):
+        await activator.acquire(ID)
+
+
+async def test_a_client_that_leaves_frees_its_place(world: World, ready: Endpoint, until) -> None:
+    """The next one gets the slot it waited for."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    first, second = await world.asked(2, until)
+    first.cancel()
+    await until(lambda: world.activator.parked == 1)
+    assert world.activator.waiting() == [(ID, 1)]
+    lease.release()
+    assert (await asyncio.wait_for(second, 5)).endpoint == lease.endpoint
+
+
+@pytest.mark.parametrize("cancel_first", [True, False])
+async def test_cancel_and_dispatch_in_the_same_turn(world: World, ready: Endpoint, until, cancel_first: bool) -> None:
+    """Whichever comes first, the slot goes to the next waiter and none is lost."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    first, second = await world.asked(2, until)
+    if cancel_first:
+        first.cancel()
+    lease.release()
+    first.cancel()
+    last = await asyncio.wait_for(second, 5)
+    assert first.cancelled()
+    last.release()
+    assert world.activator.try_acquire(ID) is not None
+
+
+async def test_a_failed_connect_means_probing_again(world: World, upstream, free_port: int, until) -> None:
+    """Nobody is sent there until a probe passes again."""
+    async with asyncio.timeout(10):
+        server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", free_port)
+        world.set(Endpoint("127.0.0.1", free_port, "pod", ready=True))
+        lease = await world.activator.acquire(ID)
+        server.close()
+        await server.wait_closed()
+        lease.fail()
+        lease.release()
+        assert world.activator.try_acquire(ID) is None
+        [task] = await world.asked(1, until)
+        await upstream(port=free_port)
+        assert (await task).endpoint.port == free_port
+
+
+async def test_without_a_probe_of_ours_kubernetes_decides(world: World, ready: Endpoint, until) -> None:
+    """An endpoint whose probe is None takes traffic exactly while it is ready."""
+    unready = Endpoint(ready.host, ready.port, ready.pod, ready=False)
+    world.set(unready, probe=None)
+    [task] = await world.asked(1, until)
+    world.set(ready, probe=None)
+    await asyncio.wait_for(task, 5)
+    world.set(unready, probe=None)
+    assert world.activator.try_acquire(ID) is None
+
+
+async def test_an_endpoint_that_turns_unready_is_probed_again(world: World, upstream, until) -> None:
+    """It keeps its traffic only if it still answers its probe."""
+    server = await upstream([200, 503])
+    endpoint: Endpoint = server.endpoint
+    world.set(Endpoint(endpoint.host, endpoint.port, endpoint.pod, ready=True), probe=Probe("/"))
+    (await asyncio.wait_for(world.activator.acquire(ID), 5)).release()
+    world.set(endpoint, probe=Probe("/"))
+    assert world.activator.try_acquire(ID) is None
+    await until(lambda: world.activator.probe_failures > 0)
+    assert world.activator.try_acquire(ID) is None
+
+
+async def test_probing_ends_with_the_endpoint(world: World, free_port: int, until) -> None:
+    """An endpoint that leaves the snapshot is not asked any more."""
+    world.set(Endpoint("127.0.0.1", free_port, "pod"))
+    await until(lambda: world.activator.probe_failures > 0)
+    world.set()
+    failures = world.activator.probe_failures
+    await asyncio.sleep(0.05)
+    assert world.activator.probe_failures == failures
