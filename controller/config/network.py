@@ -24,7 +24,9 @@ _SWITCH = ("Enabled", "Disabled")
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """`rollout_duration` is in seconds, 0 switches at once. `http_option` is what a KIngress gets: "Enabled",
-    "Redirected" or "" (unset)."""
+    "Redirected" or "" (unset). `external_port` is written into public URLs; 0 writes none. Knative has no such key:
+    it is for gateways that people reach on another port than 80 or 443, as on a laptop, so that a URL that is printed
+    is one that works."""
 
     ingress_class: str = INGRESS_CLASS_NAME
     certificate_class: str = DEFAULT_CERTIFICATE_CLASS
@@ -38,6 +40,7 @@ class NetworkConfig:
     system_internal_tls: bool = False
     http_option: str = "Enabled"
     default_external_scheme: str = "http"
+    external_port: int = 0
     autocreate_cluster_domain_claims: bool = False
     enable_mesh_pod_addressability: bool = False
     mesh_compatibility_mode: str = "auto"
@@ -58,6 +61,7 @@ def parse(data: Mapping[str, str]) -> NetworkConfig:
         system_internal_tls=_enabled(read, "system-internal-tls", "internal-encryption"),
         http_option=_http_option(read),
         default_external_scheme=read.choice("default-external-scheme", "http", ("http", "https")),
+        external_port=read.integer("external-port", 0, high=65535),
         autocreate_cluster_domain_claims=read.boolean("autocreate-cluster-domain-claims", False),
         enable_mesh_pod_addressability=read.boolean("enable-mesh-pod-addressability", False),
         mesh_compatibility_mode=read.choice("mesh-compatibility-mode", "auto", ("auto", "enabled", "disabled")),
