@@ -1,0 +1,23 @@
+"""Where things are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+
+def default_data_dir() -> Path:
+    """The user's state directory: ~/.local/state/zerogate on Linux ($XDG_STATE_HOME), its like elsewhere."""
+    return Path(platformdirs.user_state_dir("zerogate", appauthor=False))
+
+
+def kubeconfig_path(data_dir: Path) -> Path:
+    return data_dir / "kubeconfig"
+
+
+def deploy_dir() -> Path:
+    """The CRDs and default ConfigMaps: inside the installed package, or deploy/ of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "deploy"
+    return installed if installed.is_dir() else package.parent / "deploy"

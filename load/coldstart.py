@@ -1,0 +1,220 @@
+"""How long the first request of a service at zero takes, and whose time it is.
+
+    python load/coldstart.py --sequential 20 --parallel 100
+
+Starts a `zerogate up` of its own, applies N services at zero scale, and asks each for its first answer: one after the
+other, then all at once. For each request it prints the total (connect to last byte), the application's own share (from
+the exec of its process until it listens, which the application reports in its answer: both instants are taken from the
+machine's boot clock) and the platform's share, the difference. Beside the parallel run stands a bare shell loop that
+starts the same number of the same processes with no platform at all and waits until each listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+# The application: a plain socket server in Python without site-packages. `starttime` of /proc/self/stat counts clock
+# ticks (10 ms), too coarse here; so the exec instant is read from the environment's own clock at the first statement
+# of the interpreter, and the interpreter's start is added from a measurement of `python3 -S -c pass` beside it.
+APPLICATION = """
+import time
+started = time.clock_gettime(time.CLOCK_BOOTTIME)
+import os, socket
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("127.0.0.1", int(os.environ["PORT"])))
+server.listen(128)
+listening = time.clock_gettime(time.CLOCK_BOOTTIME)
+ready_file = os.environ.get("READY_FILE")
+if ready_file:
+    open(ready_file, "w").close()
+while True:
+    peer, _ = server.accept()
+    if not peer.recv(65536):
+        continue
+    body = ("%f %f" % (started, listening)).encode()
+    peer.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n" % len(body) + body)
+    peer.close()
+"""
+
+
+ALLOW_ZERO = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "config-autoscaler", "namespace": "knative-serving"},
+    "data": {"allow-zero-initial-scale": "true"},
+}
+
+
+class First(NamedTuple):
+    """One first request; seconds."""
+
+    total: float
+    application: float
+
+    @property
+    def platform(self) -> float:
+        return self.total - self.application
+
+
+def interpreter_start() -> float:
+    """Median seconds from fork to the first statement of `python3 -S -c ...`, on this machine, now."""
+    code = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))"
+    samples = []
+    for _ in range(15):
+        began = time.clock_gettime(time.CLOCK_BOOTTIME)
+        output = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, check=True).stdout
+        samples.append(float(output) - began)
+    return statistics.median(samples)
+
+
+def service(name: str) -> dict[str, object]:
+    annotations = {
+        "autoscaling.knative.dev/initial-scale": "0",
+        "autoscaling.knative.dev/window": "3600s",
+    }
+    container = {"image": "coldstart", "command": [sys.executable, "-S", "-c", APPLICATION]}
+    return {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"template": {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}},
+    }
+
+
+class Platform:
+    """A `zerogate up` of our own, stopped at the end."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
+        self._folder = folder
+        self._zerogate = str(Path(sys.executable).parent / "zerogate")
+        self._kubeconfig = folder / "data" / "kubeconfig"
+
+    def __enter__(self) -> Platform:
+        command = [self._zerogate, "up", "--data-dir", str(self._folder / "data"), "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if "Ctrl-C" in line:
+                return self
+        raise SystemExit("zerogate up did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        environment = {**os.environ, "ZEROGATE_KUBECONFIG": str(self._kubeconfig)}
+        command = [self._zerogate, *arguments]
+        return subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def apply(self, names: list[str]) -> None:
+        """The services, each at zero; returns when all are Ready."""
+        self.run("apply", "--force-conflicts", "-f", "-", stdin=json.dumps(ALLOW_ZERO))
+        self.run("apply", "-f", "-", stdin="\n---\n".join(json.dumps(service(name)) for name in names))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            services = json.loads(self.run("get", "ksvc", "-o", "json"))["items"]
+            conditions = {item["metadata"]["name"]: item.get("status", {}).get("conditions", []) for item in services}
+            ready = {
+                name
+                for name, found in conditions.items()
+                if any(c["type"] == "Ready" and c["status"] == "True" for c in found)
+            }
+            if ready.issuperset(names):
+                return
+            time.sleep(0.2)
+        raise SystemExit(f"not ready within 120 s: {sorted(set(names) - ready)}")
+
+    def first(self, name: str, interpreter: float) -> First:
+        """The first request of a service at zero."""
+        began = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Host": f"{name}.default.localhost"})
+            response = connection.getresponse()
+            body = response.read()
+        total = time.perf_counter() - began
+        if response.status != 200:
+            raise SystemExit(f"{name}: {response.status} {body!r}")
+        started, listening = map(float, body.split())
+        return First(total, listening - started + interpreter)
+
+
+def bare_loop(count: int, folder: Path) -> list[float]:
+    """The same processes started by a shell loop: seconds from the loop's start until each listens, sorted."""
+    marks = [folder / f"ready-{n}" for n in range(count)]
+    script = folder / "application.py"
+    script.write_text(APPLICATION)
+    loop = "".join(
+        f"READY_FILE={mark} PORT={30100 + n} {sys.executable} -S {script} & echo $!\n" for n, mark in enumerate(marks)
+    )
+    began = time.time_ns()  # compared with the modification times of files
+    shell = subprocess.run(["sh", "-c", loop], stdout=subprocess.PIPE, text=True, check=True)
+    pids = [int(pid) for pid in shell.stdout.split()]
+    deadline = time.monotonic() + 120
+    while not all(mark.exists() for mark in marks) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    times = sorted((mark.stat().st_mtime_ns - began) / 1e9 for mark in marks)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return times
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+
+
+def row(name: str, values: list[float]) -> str:
+    cells = (percentile(values, 0.5), percentile(values, 0.95), max(values))
+    return f"{name:<28}" + "".join(f"{1000 * cell:>10.1f}" for cell in cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequential", type=int, default=20, metavar="N", help="services woken one after the other")
+    parser.add_argument("--parallel", type=int, default=100, metavar="N", help="services woken at once")
+    parser.add_argument("--port", type=int, default=18080)
+    arguments = parser.parse_args()
+    heading = f"{'milliseconds':<28}{'p50':>10}{'p95':>10}{'max':>10}"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with Platform(folder, arguments.port) as platform:
+            one_by_one = [f"one-{n}" for n in range(arguments.sequential)]
+            at_once = [f"all-{n}" for n in range(arguments.parallel)]
+            platform.apply(one_by_one + at_once)
+            interpreter = interpreter_start()
+
+            print(f"{arguments.sequential} services at zero, one after the other\n{heading}")
+            firsts = [platform.first(name, interpreter) for name in one_by_one]
+            print(row("total", [first.total for first in firsts]))
+            print(row("application", [first.application for first in firsts]))
+            print(row("platform", [first.platform for first in firsts]))
+
+            with ThreadPoolExecutor(len(at_once)) as clients:
+                firsts = list(clients.map(lambda name: platform.first(name, interpreter), at_once))
+        bare = bare_loop(arguments.parallel, folder)
+        print(f"\n{arguments.parallel} services at zero, all at once\n{heading}")
+        print(row("total", [first.total for first in firsts]))
+        print(row("bare shell loop", bare))
+        ratio = percentile([first.total for first in firsts], 0.95) / percentile(bare, 0.95)
+        print(f"p95 of the platform is {ratio:.2f} times the bare loop's")
+
+
+if __name__ == "__main__":
+    main()
