@@ -1,0 +1,283 @@
+"""Runs controllers: keys in, plans applied.
+
+Theory of operation
+-------------------
+One `Informer` per kind that any controller owns or watches fills the shared caches. A change of an object queues the
+keys it concerns with each controller: its own key, and what the controller's mappers say (of the old and of the new
+object, so that a reference that was dropped is noticed as well). `WORKERS` tasks per controller take keys: observe,
+reconcile, apply. Both decisions are pure and synchronous, so that a worker holds the loop for well under a millisecond
+and waits only for the API server.
+
+Ends of a reconcile, and when the key comes back:
+
+- Nothing left to do: when something changes, or after `Plan.requeue_after`.
+- Conflict, NotFound, AlreadyExists: the cache was behind; soon, by the queue's back-off from 5 ms, and nobody is told.
+- `Plan.error` or any other KubeError: with back-off, a Warning event `InternalError` on the object (Knative's name for
+  it) and a log line.
+- An exception in observe or reconcile is our bug: the same, with the traceback in the log; other keys go on.
+
+Configuration: the ConfigMaps of the control plane's namespace are watched and become one `Config`, before the first
+reconcile and at each change; a change reconciles everything again. A map that can't be read leaves the old value, with
+a Warning event on the map. Every `RESYNC` seconds each key is queued as well (Knative's global resync).
+
+Everything runs in one TaskGroup: cancelling `run` ends all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from controller.apis import kinds
+from controller.apis.meta import Key, key_of, name_of
+from controller.config import store
+from controller.config.reading import ConfigError
+from controller.kube.apply import apply, is_stale
+from controller.kube.errors import KubeError
+from controller.kube.events import Recorder
+from controller.kube.informer import Caches, Informer, KindCache
+from controller.kube.workqueue import AsyncWorkQueue
+from controller.reconcile.plan import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from controller.apis.kinds import Kind
+    from controller.apis.meta import JsonObject
+    from controller.config.store import Config
+    from controller.kube.client import Kube
+    from controller.reconcile.plan import Controller, Plan
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+"""Keys of one controller reconciled at once. A worker waits for the API server nearly all of its time."""
+
+RESYNC = 10 * 3600.0
+COMPONENT = "zerogate-controller"
+
+
+class Metrics:
+    """What the runner counts, on one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.reconciles = Counter(
+            "zerogate_reconcile", "Reconciles by their end: ok, stale, error or bug.", ["controller", "result"],
+            registry=registry,
+        )  # fmt: skip
+        self.seconds = Histogram(
+            "zerogate_reconcile_duration_seconds", "From taking a key to its plan being applied.", ["controller"],
+            registry=registry, buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+        )  # fmt: skip
+        self.depth = Gauge(
+            "zerogate_workqueue_depth", "Keys that wait for a worker.", ["controller"], registry=registry
+        )
+        self.requests = Counter(
+            "zerogate_reconcile_api_requests", "Requests that plans led to.", ["controller"], registry=registry
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """One controller with its queue."""
+
+    name: str
+    controller: Controller[Any]
+    queue: AsyncWorkQueue[Key]
+
+
+class Runner:
+    """Make it inside a running loop; `run` it in a task; it is at work when `ready` is set."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        controllers: Sequence[Controller[Any]],
+        *,
+        kinds_read: Iterable[Kind] = (),
+        namespace: str = store.NAMESPACE,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `namespace`: of the ConfigMaps."""
+        self._kube = kube
+        self._clock = clock
+        self._loops = [_Loop(_name(one), one, AsyncWorkQueue()) for one in controllers]
+        watched = {kind for one in controllers for kind in (one.kind, *one.watches)}
+        self.cache = Caches(sorted({*watched, *kinds_read}))
+        self.config: Config = store.Config()
+        self.ready = asyncio.Event()
+        """Set when every cache is filled, the configuration is read, and workers run."""
+        self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
+        self._recorder = Recorder(kube, COMPONENT, clock)
+        self._metrics = Metrics(registry or CollectorRegistry())
+        for loop in self._loops:
+            self._metrics.depth.labels(loop.name).set_function(partial(len, loop.queue))
+        self._informers = [
+            Informer(kube, kind, cache, partial(self._changed, kind)) for kind, cache in self.cache.kinds.items()
+        ]
+        self._config_maps = Informer(kube, kinds.CONFIG_MAP, KindCache(), self._config_map_changed, namespace=namespace)
+
+    def enqueue(self, kind: Kind, key: Key, after: float = 0.0) -> None:
+        """Have every controller of `kind` look at the key, in `after` seconds."""
+        for loop in self._loops:
+            if loop.controller.kind == kind:
+                loop.queue.add(key, after)
+
+    def on_change(self, kind: Kind, callback: Callable[[JsonObject | None, JsonObject | None], None]) -> None:
+        """`callback(old, new)` for each change of an object of `kind`, at once and in the loop; the cache already
+        holds the new state. Register before `run`: the first list is told too, as (None, object)."""
+        if kind not in self.cache.kinds:
+            raise KeyError(kind)
+        self._callbacks.setdefault(kind, []).append(callback)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                informers = [*self._informers, self._config_maps]
+                for informer in informers:
+                    group.create_task(informer.run(), name="informer")
+                group.create_task(self._recorder.run(), name="events")
+                for informer in informers:
+                    await informer.synced.wait()
+                for loop in self._loops:
+                    for _ in range(WORKERS):
+                        group.create_task(self._work(loop), name=f"reconcile {loop.name}")
+                group.create_task(self._resync(), name="resync")
+                self.ready.set()
+        finally:
+            self.ready.clear()
+            for loop in self._loops:
+                loop.queue.close()
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def _changed(self, kind: Kind, old: JsonObject | None, new: JsonObject | None) -> None:
+        for callback in self._callbacks.get(kind, ()):
+            with self._bugs_contained(kind, old, new):
+                callback(old, new)
+        for loop in self._loops:
+            if loop.controller.kind == kind:
+                loop.queue.add(key_of(new or old or {}))
+            mapper = loop.controller.watches.get(kind)
+            if mapper is None:
+                continue
+            for obj in filter(None, (old, new)):
+                with self._bugs_contained(kind, old, new):
+                    for key in mapper(obj, self.cache):
+                        loop.queue.add(key)
+
+    @contextlib.contextmanager
+    def _bugs_contained(self, kind: Kind, old: JsonObject | None, new: JsonObject | None) -> Iterator[None]:
+        """A bug that one object brings out must not stop the watch of all the others; it is logged and counted."""
+        try:
+            yield
+        except Exception:
+            log.exception("a change of %s %s was not handled", kind.kind, key_of(new or old or {}))
+            self._metrics.reconciles.labels(kind.plural, "bug").inc()
+
+    def _offer(self, kind: Kind, obj: JsonObject) -> None:
+        cache = self.cache.kinds.get(kind)
+        change = None if cache is None else cache.offer(obj)
+        if change is not None:
+            self._changed(kind, *change)
+
+    def _config_map_changed(self, _old: JsonObject | None, new: JsonObject | None) -> None:
+        source = new or _old
+        if source is None or name_of(source) not in store.CONFIG_MAP_NAMES:
+            return
+        try:
+            config = store.update(self.config, name_of(source), (new or {}).get("data") or {})
+        except ConfigError as error:
+            log.warning("ConfigMap %s keeps its last good value: %s", key_of(source), error)
+            self._recorder.record(source, Event("Warning", "InvalidConfiguration", str(error)))
+            return
+        if config != self.config:
+            self.config = config
+            self._enqueue_everything()
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC)
+            self._enqueue_everything()
+
+    def _enqueue_everything(self) -> None:
+        for loop in self._loops:
+            for key in self.cache.kinds[loop.controller.kind]:
+                loop.queue.add(key)
+
+    # --- reconciling --------------------------------------------------------------------------------------------------
+
+    async def _work(self, loop: _Loop) -> None:
+        while True:
+            key = await loop.queue.take()
+            try:
+                with self._metrics.seconds.labels(loop.name).time():
+                    result = await self._reconcile(loop, key)
+                self._metrics.reconciles.labels(loop.name, result).inc()
+            finally:
+                loop.queue.done(key)
+
+    async def _reconcile(self, loop: _Loop, key: Key) -> str:
+        """One key, once; what became of it."""
+        subject = self.cache.get(loop.controller.kind, key)
+        if subject is None:
+            loop.queue.forget(key)
+            return "ok"
+        try:
+            plan = self._plan(loop.controller, key)
+            if plan is None:
+                loop.queue.forget(key)
+                return "ok"
+            for event in plan.events:
+                self._recorder.record(subject, event)
+            requests = await apply(self._kube, loop.controller.kind, subject, plan, self.cache, self._offer)
+            self._metrics.requests.labels(loop.name).inc(requests)
+        except KubeError as error:
+            return self._failed(loop, key, subject, error)
+        except Exception as error:
+            log.exception("%s %s: reconciling failed", loop.name, key)
+            self._tell(loop, key, subject, f"internal error: {error!r}")
+            return "bug"
+        if plan.error:
+            log.warning("%s %s: %s", loop.name, key, plan.error)
+            self._tell(loop, key, subject, plan.error)
+            return "error"
+        loop.queue.forget(key)
+        if plan.requeue_after is not None:
+            loop.queue.add(key, max(plan.requeue_after, _SOON))
+        return "ok"
+
+    def _plan(self, controller: Controller[Any], key: Key) -> Plan | None:
+        seen = controller.observe(self.cache, key)
+        return None if seen is None else controller.reconcile(seen, self.config, self._clock())
+
+    def _failed(self, loop: _Loop, key: Key, subject: JsonObject, error: KubeError) -> str:
+        if is_stale(error):
+            log.debug("%s %s: looking again: %s", loop.name, key, error)
+            loop.queue.add_failed(key)
+            return "stale"
+        log.warning("%s %s: %s", loop.name, key, error)
+        self._tell(loop, key, subject, str(error))
+        return "error"
+
+    def _tell(self, loop: _Loop, key: Key, subject: JsonObject, message: str) -> None:
+        self._recorder.record(subject, Event("Warning", "InternalError", message))
+        loop.queue.add_failed(key)
+
+
+_SOON = 0.001
+"""Seconds; a plan that asks to come back at once still lets others through first."""
+
+
+def _name(controller: Controller[Any]) -> str:
+    """The module of the reconciler, which is named after what it reconciles: two may share a kind."""
+    return controller.reconcile.__module__.rpartition(".")[2]
