@@ -1,0 +1,266 @@
+"""One worker's subscription to the controller: snapshots come down, acknowledgements, Stats and pokes go up.
+
+Theory of operation
+-------------------
+The feed connects, says Hello, gets the whole state and then a change at a time (see `gateway.contract`). Each update is
+handed to `on_update` with the snapshot it led to, and acknowledged afterwards: an acknowledged version routes. An
+update that does not start from the state held here, or anything that is no message of the contract, ends the
+connection, and the next one starts with the whole state again.
+
+A lost controller is no outage. The last good snapshot goes on routing while the feed reconnects (50 ms doubling to
+5 s, with jitter, so that workers don't come back in step). With a snapshot file it also survives a restart of this
+process: if the controller can't be reached at the start, the file's snapshot is used. `ready` turns true with the
+first snapshot from either.
+
+What goes up is bounded by being the newest of its kind: one acknowledgement (a version includes those before), one
+Stats (a second that a slow socket did not take is replaced by the next), one poke per revision. Pokes go first, and a
+poke is never dropped while connected. Nothing is kept for later while disconnected; instead, after each connect,
+every revision that requests wait for is poked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from random import random
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from gateway.contract import (
+    Ack,
+    ContractError,
+    Hello,
+    RevisionId,
+    Snapshot,
+    Stat,
+    Stats,
+    Update,
+    apply,
+    parse_message,
+    serialise_message,
+)
+
+if TYPE_CHECKING:
+    import ssl as tls
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from gateway.contract import Message
+
+__all__ = ["Feed", "backoff"]
+
+_BACKOFF_FIRST, _BACKOFF_LIMIT = 0.050, 5.0
+_CONNECT_TIMEOUT = 10.0
+# A peer that vanished without a FIN is noticed after 1.5 of these (aiohttp waits half of it for the pong).
+_HEARTBEAT = 10.0
+# 10,000 routes with their revisions are about 10 MB of JSON.
+_MESSAGE_LIMIT = 256 * 1024 * 1024
+# A rollout changes endpoints many times a second; the file needs only the last of them.
+_SAVE_DELAY = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def backoff(failures: int, point: float) -> float:
+    """Seconds to wait after the `failures`-th failure in a row; `point` in [0, 1) spreads it over the upper half."""
+    ceiling = min(_BACKOFF_LIMIT, _BACKOFF_FIRST * 2.0 ** min(failures, 16))
+    return ceiling * (0.5 + 0.5 * point)
+
+
+class _Outbox:
+    """What is to be sent: the newest of each kind."""
+
+    __slots__ = ("_ack", "_pokes", "_stats", "filled")
+
+    def __init__(self) -> None:
+        self._ack: Ack | None = None
+        self._pokes: dict[RevisionId, Stat] = {}
+        self._stats: Stats | None = None
+        self.filled = asyncio.Event()
+
+    def put(self, message: Ack | Stats) -> None:
+        if isinstance(message, Ack):
+            self._ack = message
+        else:
+            self._stats = message
+        self.filled.set()
+
+    def put_poke(self, stat: Stat) -> None:
+        self._pokes.setdefault(stat.revision, stat)
+        self.filled.set()
+
+    def take(self) -> list[Message]:
+        """Everything, pokes first."""
+        messages: list[Message] = [Stats(tuple(self._pokes.values()))] if self._pokes else []
+        messages += [message for message in (self._ack, self._stats) if message is not None]
+        self._ack, self._pokes, self._stats = None, {}, None
+        self.filled.clear()
+        return messages
+
+
+class Feed:
+    """`url` is the whole address (`ws://127.0.0.1:9080/v1/feed`, or wss, http, https), `token` the bearer token.
+
+    `on_update(update, snapshot)` must not block and must not raise. `waiting` names the revisions that requests wait
+    for. `snapshot_file` is read at a start without controller and kept up to date, readable by its owner only.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        worker: str,
+        on_update: Callable[[Update, Snapshot], None],
+        waiting: Callable[[], Iterable[tuple[RevisionId, int]]],
+        snapshot_file: Path | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        self._url = url
+        self._token = token
+        self._worker = worker
+        self._on_update = on_update
+        self._waiting = waiting
+        self._file = snapshot_file
+        self._ssl = ssl
+        self._outbox: _Outbox | None = None
+        self._unsaved = asyncio.Event()
+        self.snapshot = Snapshot()
+        self.ready = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages go anywhere at the moment."""
+        return self._outbox is not None
+
+    def poke(self, stat: Stat) -> None:
+        """Send the announcement of a first request at once. Dropped without connection: `waiting` makes up for it."""
+        if self._outbox is not None:
+            self._outbox.put_poke(stat)
+
+    def report(self, stats: Stats) -> None:
+        """Send the last second's numbers; they replace those of an earlier second that did not get out."""
+        if self._outbox is not None:
+            self._outbox.put(stats)
+
+    async def run(self) -> None:
+        """Follow the controller until cancelled."""
+        # aiohttp's own total of five minutes would end the connection; the connect has its limit in `_follow`.
+        forever = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(timeout=forever) as session, asyncio.TaskGroup() as group:
+            if self._file is not None:
+                group.create_task(self._save_changes(self._file), name="snapshot file")
+            failures = 0
+            while True:
+                held = self.snapshot
+                fault = await self._try_follow(session)
+                failures = 0 if self.snapshot is not held else failures + 1
+                # A controller that stays away is told once, not at each attempt.
+                _log.log(logging.WARNING if failures <= 1 else logging.DEBUG, "feed %s: %s", self._url, fault)
+                if not self.ready and self._file is not None:
+                    self._load(self._file)
+                await asyncio.sleep(backoff(failures, random()))
+
+    # --- connection ---------------------------------------------------------------------------------------------------
+
+    async def _try_follow(self, session: aiohttp.ClientSession) -> str:
+        """One connection from start to end; returns why it ended."""
+        fault = "the controller closed the connection"
+        try:
+            await self._follow(session)
+        except* (aiohttp.ClientError, OSError, TimeoutError, ContractError) as group:
+            fault = "; ".join(str(error) or type(error).__name__ for error in group.exceptions)
+        finally:
+            self._outbox = None
+        return fault
+
+    async def _follow(self, session: aiohttp.ClientSession) -> None:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            socket = await session.ws_connect(
+                self._url,
+                headers={"Authorization": f"Bearer {self._token}"},
+                heartbeat=_HEARTBEAT,
+                max_msg_size=_MESSAGE_LIMIT,
+                ssl=True if self._ssl is None else self._ssl,
+            )
+        async with socket, asyncio.TaskGroup() as group:
+            await socket.send_str(serialise_message(Hello(self._worker)))
+            outbox = self._outbox = _Outbox()
+            for revision, _count in self._waiting():
+                outbox.put_poke(Stat(revision, 1.0, 0.0))
+            sending = group.create_task(_send(socket, outbox), name="feed sender")
+            async for frame in socket:
+                self._receive(frame, outbox)
+            sending.cancel()
+
+    def _receive(self, frame: aiohttp.WSMessage, outbox: _Outbox) -> None:
+        if frame.type is not aiohttp.WSMsgType.TEXT:
+            raise ContractError(f"a {frame.type.name} frame instead of text")
+        message = parse_message(frame.data)
+        if not isinstance(message, Update):
+            raise ContractError(f"the controller sent a {type(message).__name__}, which only workers send")
+        self._apply(message)
+        self._unsaved.set()
+        outbox.put(Ack(message.version))
+
+    def _apply(self, update: Update) -> None:
+        self.snapshot = apply(self.snapshot, update)
+        self.ready = True
+        self._on_update(update, self.snapshot)
+
+    # --- snapshot file ------------------------------------------------------------------------------------------------
+
+    def _load(self, path: Path) -> None:
+        try:
+            update = _read_snapshot(path)
+        except FileNotFoundError:
+            return
+        except (OSError, ContractError) as error:
+            _log.warning("snapshot file %s is not used: %s", path, error)
+            return
+        self._apply(update)
+        _log.warning("no controller; serving the snapshot of %s (version %d)", path, update.version)
+
+    async def _save_changes(self, path: Path) -> None:
+        try:
+            while True:
+                await self._unsaved.wait()
+                await asyncio.sleep(_SAVE_DELAY)
+                self._unsaved.clear()
+                await asyncio.to_thread(_save, path, self.snapshot)
+        finally:
+            if self._unsaved.is_set():
+                _save(path, self.snapshot)
+
+
+async def _send(socket: aiohttp.ClientWebSocketResponse, outbox: _Outbox) -> None:
+    while True:
+        await outbox.filled.wait()
+        for message in outbox.take():
+            await socket.send_str(serialise_message(message))
+
+
+def _read_snapshot(path: Path) -> Update:
+    update = parse_message(path.read_bytes())
+    if not isinstance(update, Update) or update.base != 0:
+        raise ContractError("it holds no snapshot")
+    return update
+
+
+def _save(path: Path, snapshot: Snapshot) -> None:
+    """Replace the file in one step. A full disk costs the file, not the gateway."""
+    text = serialise_message(Update(0, snapshot.version, snapshot.routes, snapshot.revisions))
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        _log.warning("snapshot file %s can't be written: %s", path, error)
+        with suppress(OSError):
+            draft.unlink()

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from gateway.contract import (
+    FEED_PATH,
+    Ack,
+    Hello,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Snapshot,
+    Split,
+    Stat,
+    Stats,
+    Update,
+    parse_message,
+    serialise_message,
+)
+from gateway.feed import Feed, backoff
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+ID = RevisionId("default", "hello-00001")
+ROUTES = {RouteId("default", "hello"): (RouteRule("hello.default.localhost", (Split(ID, 100),)),)}
+WHOLE = Update(0, 7, ROUTES, {ID: Revision(ID)})
+REMOVAL = Update(7, 8, dict.fromkeys(ROUTES), {ID: None})
+
+
+class Controller:
+    """A feed server under the test's control: what it received, and the connections it has."""
+
+    def __init__(self, token: str = "secret") -> None:
+        self.token = token
+        self.received: asyncio.Queue[Any] = asyncio.Queue()
+        self.connections: asyncio.Queue[web.WebSocketResponse] = asyncio.Queue()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}{FEED_PATH}"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_get(FEED_PATH, self._serve)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            raise web.HTTPUnauthorized
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await self.connections.put(socket)
+        async for frame in socket:
+            assert frame.type is WSMsgType.TEXT
+            await self.received.put(parse_message(frame.data))
+        return socket
+
+    async def next(self) -> Any:
+        return await asyncio.wait_for(self.received.get(), 5)
+
+    async def connection(self) -> web.WebSocketResponse:
+        """The next connection, its Hello taken."""
+        socket = await asyncio.wait_for(self.connections.get(), 5)
+        assert await self.next() == Hello("worker-1")
+        return socket
+
+
+def names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]
+
+
+Given = list[tuple[Update, Snapshot]]
+
+
+@pytest.fixture
+async def controller() -> AsyncIterator[Controller]:
+    controller = Controller()
+    async with controller.listening():
+        yield controller
+
+
+@pytest.fixture
+def given() -> Given:
+    """The updates the worker was given."""
+    return []
+
+
+@pytest.fixture
+async def follow(given: Given) -> AsyncIterator[Callable[..., Feed]]:
+    """Starts a feed in the background."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(controller: Controller, **options: Any) -> Feed:
+        def on_update(update: Update, snapshot: Snapshot) -> None:
+            given.append((update, snapshot))
+
+        options = {"waiting": list, **options}
+        feed = Feed(controller.url, "secret", worker="worker-1", on_update=on_update, **options)
+        tasks.append(asyncio.get_running_loop().create_task(feed.run()))
+        return feed
+
+    yield start
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    async def wait(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - a plain value of the code under test
+                await asyncio.sleep(0.001)
+
+    return wait
+
+
+@pytest.mark.parametrize(
+    ("failures", "point", "expected"), [(0, 0.0, 0.025), (0, 1.0, 0.05), (3, 1.0, 0.4), (50, 0.0, 2.5), (50, 1.0, 5.0)]
+)
+def test_backoff(failures: int, point: float, expected: float) -> None:
+    """50 ms doubling to 5 s, spread over the upper half."""
+    assert backoff(failures, point) == pytest.approx(expected)
+
+
+async def test_updates_are_applied_then_acknowledged(controller: Controller, follow, given: Given) -> None:
+    """The whole state, then a change; an Ack for each comes after the worker has it."""
+    feed = follow(controller)
+    assert not feed.ready
+    socket = await controller.connection()
+    await socket.send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    assert feed.ready
+    assert feed.snapshot.routes == ROUTES
+    await socket.send_str(serialise_message(REMOVAL))
+    assert await controller.next() == Ack(8)
+    assert [update for update, _ in given] == [WHOLE, REMOVAL]
+    assert given[1][1] == Snapshot(8) == feed.snapshot
+
+
+@pytest.mark.parametrize(
+    "frame", [serialise_message(Update(3, 4, {}, {})), "{", serialise_message(Ack(1)), b"binary"], ids=str
+)
+async def test_anything_else_ends_the_connection(controller: Controller, follow, frame: str | bytes) -> None:
+    """A wrong base, no message, a worker's message, a binary frame: connect anew, keep the last good snapshot."""
+    feed = follow(controller)
+    socket = await controller.connection()
+    await socket.send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    await (socket.send_str(frame) if isinstance(frame, str) else socket.send_bytes(frame))
+    await controller.connection()
+    assert feed.ready
+    assert feed.snapshot.version == 7
+
+
+async def test_stats_and_pokes_go_up(controller: Controller, follow, until) -> None:
+    """Pokes first; of several Stats that did not get out yet the newest."""
+    feed = follow(controller)
+    await controller.connection()
+    await until(lambda: feed.connected)
+    feed.report(Stats((Stat(ID, 5.0, 5.0),)))
+    feed.report(Stats((Stat(ID, 6.0, 6.0),)))
+    feed.poke(Stat(ID, 1.0, 1.0))
+    assert await controller.next() == Stats((Stat(ID, 1.0, 1.0),))
+    assert await controller.next() == Stats((Stat(ID, 6.0, 6.0),))
+
+
+async def test_waiting_revisions_are_poked_after_each_connect(controller: Controller, follow) -> None:
+    """Also when the poke itself met no connection."""
+    feed = follow(controller, waiting=lambda: [(ID, 3)])
+    feed.poke(Stat(ID, 1.0, 1.0))
+    for _ in range(2):
+        socket = await controller.connection()
+        assert await controller.next() == Stats((Stat(ID, 1.0, 0.0),))
+        await socket.close()
+
+
+async def test_a_restarted_controller_is_found_again(follow, until) -> None:
+    """The worker keeps its snapshot meanwhile and takes the new whole state, versions starting over."""
+    controller = Controller()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(controller.listening())
+        feed = follow(controller)
+        await (await controller.connection()).send_str(serialise_message(WHOLE))
+        assert await controller.next() == Ack(7)
+    await until(lambda: not feed.connected)
+    assert feed.snapshot.version == 7
+    async with controller.listening():
+        await (await controller.connection()).send_str(serialise_message(Update(0, 1, {}, {})))
+        assert await controller.next() == Ack(1)
+        assert feed.snapshot == Snapshot(1)
+
+
+async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pytest.LogCaptureFixture, until) -> None:
+    """The log names the address and the refusal."""
+    controller.token = "another"
+    follow(controller)
+    await until(lambda: "401" in caplog.text)
+    assert controller.url in caplog.text
+
+
+async def test_the_snapshot_file_serves_a_start_without_controller(follow, tmp_path: Path, given: Given, until) -> None:
+    """What was last applied is there again after a restart, in a file for the owner's eyes."""
+    path = tmp_path / "snapshot.json"
+    controller = Controller()
+    async with controller.listening():
+        feed = follow(controller, snapshot_file=path)
+        await (await controller.connection()).send_str(serialise_message(WHOLE))
+        await until(path.exists)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == [path.name]
+    given.clear()
+    restarted = follow(controller, snapshot_file=path)
+    await until(lambda: restarted.ready)
+    assert restarted.snapshot == feed.snapshot
+    assert [update for update, _ in given] == [WHOLE]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"type":"ack","version":1}'])
+async def test_a_bad_snapshot_file_is_not_used(
+    follow, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture, until
+) -> None:
+    """The worker says so and waits for the controller."""
+    path = tmp_path / "snapshot.json"
+    path.write_bytes(content)
+    controller = Controller()
+    controller.port = 1  # nobody listens on it
+    feed = follow(controller, snapshot_file=path)
+    await until(lambda: f"{path} is not used" in caplog.text)
+    assert not feed.ready
