@@ -37,10 +37,16 @@ LAST_MODIFIER = _SERVING + "lastModifier"
 PROGRESS_DEADLINE = _SERVING + "progress-deadline"
 PROGRESS_DEADLINE_LEGACY = _SERVING + "progressDeadline"
 INGRESS_CLASS = _NETWORKING + "ingress.class"
+INGRESS_CLASS_ALIAS = _NETWORKING + "ingress-class"
+HTTP_OPTION = _NETWORKING + "httpOption"
+HTTP_PROTOCOL = _NETWORKING + "http-protocol"
 ROLLOUT = _NETWORKING_INTERNAL + "rollout"
 TAG_TO_HOST = _NETWORKING_INTERNAL + "tag-to-host"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+
+# finalizers
+ROUTE_FINALIZER = "routes.serving.knative.dev"
 
 # values of ROUTING_STATE
 ACTIVE = "active"

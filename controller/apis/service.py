@@ -22,20 +22,24 @@ _LATEST = (TrafficTarget(percent=100, latest_revision=True),)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`template` is the Revision template verbatim; `traffic` has at least one target."""
+    """`template` is the Revision template verbatim; `traffic` has at least one target; `latest_ready` is the
+    status' latestReadyRevisionName, "" until known."""
 
     obj: JsonObject
     template: JsonObject
     traffic: tuple[TrafficTarget, ...]
+    latest_ready: str
     conditions: Conditions
 
 
 def parse(obj: JsonObject) -> Service:
     """The view of a Service object; without `traffic` everything goes to the latest ready Revision."""
     spec = obj["spec"]
+    status = obj.get("status") or {}
     return Service(
         obj=obj,
         template=spec["template"],
         traffic=parse_traffic(spec.get("traffic")) or _LATEST,
-        conditions=conditions.from_status(obj.get("status") or {}),
+        latest_ready=status.get("latestReadyRevisionName", ""),
+        conditions=conditions.from_status(status),
     )
