@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from controller.embedded import builtin_schemas
+from controller.embedded import builtin_schemas, openapi_proto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -78,9 +78,9 @@ def documents_v3(resources: Iterable[Resource]) -> dict[str, JsonObject]:
     return documents
 
 
-def index_v3(digests: dict[str, str]) -> JsonObject:
-    """The answer of `/openapi/v3`: where each document is; clients cache a document by its digest."""
-    return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={each}"} for path, each in digests.items()}}
+def protobuf_v2(document: JsonObject) -> bytes:
+    """A document of `document_v2` in the only form kubectl takes `/openapi/v2` in."""
+    return openapi_proto.encode(document)
 
 
 def definition_name(resource: Resource) -> str:

@@ -17,10 +17,6 @@ import orjson
 if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
 
-MEDIA_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-"""What the answer is called; requests ask for it with `@` for the dot before `v1.0`."""
-ACCEPTED: Final = ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", MEDIA_TYPE)
-
 _Encoder = Callable[[int, Any], bytes]
 """(field number, value) → the field with its tag."""
 _Fields = Mapping[str, tuple[int, _Encoder]]
