@@ -88,8 +88,8 @@ def _referenced(route: Route, cache: Cache, namespace: str) -> frozenset[tuple[s
 
 
 def reconcile(seen: ObservedReferences, _config: Config, now: datetime) -> Plan:
-    """Patches of annotations and labels. The finalizer is added before the first reference is written, and goes after
-    the last one was taken away."""
+    """Patches of annotations and labels. The finalizer is added before the first reference is written, and goes in a
+    pass of its own after the last one was taken away: the steps of one plan don't wait for each other's success."""
     obj = seen.route.obj
     if not is_deleting(obj) and labels.ROUTE_FINALIZER not in _finalizers(obj):
         return Plan(patch=(_finalizers_patch(obj, [*_finalizers(obj), labels.ROUTE_FINALIZER]),))
@@ -98,10 +98,11 @@ def reconcile(seen: ObservedReferences, _config: Config, now: datetime) -> Plan:
         *(_configuration_patch(seen, configuration, may_remove) for configuration in seen.configurations),
         *(_revision_patch(seen, revision, may_remove, now) for revision in seen.revisions),
     )
-    patches = [patch for patch in found if patch is not None]
-    if is_deleting(obj):
-        patches.append(_finalizers_patch(obj, [name for name in _finalizers(obj) if name != labels.ROUTE_FINALIZER]))
-    return Plan(patch=tuple(patches))
+    patches = tuple(patch for patch in found if patch is not None)
+    if is_deleting(obj) and not patches:
+        rest = [name for name in _finalizers(obj) if name != labels.ROUTE_FINALIZER]
+        return Plan(patch=(_finalizers_patch(obj, rest),))
+    return Plan(patch=patches)
 
 
 def _configuration_patch(seen: ObservedReferences, configuration: JsonObject, may_remove: bool) -> Patch | None:
