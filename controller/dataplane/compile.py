@@ -1,0 +1,266 @@
+"""KIngresses, Revisions and EndpointSlices in, the gateways' tables out.
+
+Theory of operation
+-------------------
+A KIngress of our class becomes the route rules of its hosts and paths. A Revision together with the EndpointSlices of
+its private Service becomes one entry that says how to treat its requests and where its pods listen. `Table` keeps both
+and works out what a gateway has to be told: an entry that came out the same is not sent again, and a Revision goes out
+only while a route names it, so that old Revisions cost the gateways nothing.
+
+Each entry is a function of its own inputs alone; a change of one EndpointSlice recompiles one Revision, whatever the
+number of routes. That is what keeps a cold start cheap beside thousands of services.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from controller.apis import labels
+from controller.apis import revision as revisions
+from controller.apis.meta import is_deleting, labels_of, name_of, namespace_of
+from gateway.contract import Endpoint, Probe, Revision, RevisionId, RouteId, RouteRule, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from controller.apis.meta import JsonObject
+    from gateway.contract import Fields
+
+Rules = tuple[RouteRule, ...]
+
+_CLUSTER_LOCAL = "ClusterLocal"
+_PORT_NAMES = ("http", "http2", "http1", "h2c", "https")
+_ALL = 100
+
+
+class InvalidIngress(ValueError):
+    """A KIngress that cannot be programmed; the text names the field."""
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def is_ours(ingress: JsonObject) -> bool:
+    """A KIngress of another class is another implementation's, and one that is going away is nobody's."""
+    ours = labels.lookup(ingress, labels.INGRESS_CLASS, labels.INGRESS_CLASS_ALIAS) == labels.INGRESS_CLASS_NAME
+    return ours and not is_deleting(ingress)
+
+
+def route_rules(ingress: JsonObject) -> Rules:
+    """The rules of a KIngress: by host, longest path first, rules that match fields before those that don't.
+    Raises InvalidIngress where Knative's webhook would refuse the spec."""
+    namespace = namespace_of(ingress)
+    rules = [
+        _rule(host, rule, path, namespace)
+        for rule in _items(ingress.get("spec") or {}, "rules", "spec")
+        for host in _items(rule, "hosts", "spec.rules[]")
+        for path in _items(rule.get("http") or {}, "paths", "spec.rules[].http")
+    ]
+    return tuple(sorted(rules, key=lambda rule: (rule.host, rule.cluster_local, -len(rule.path), -_matches(rule))))
+
+
+def _matches(rule: RouteRule) -> int:
+    return len(rule.match_fields)
+
+
+def _rule(host: str, rule: JsonObject, path: JsonObject, namespace: str) -> RouteRule:
+    return RouteRule(
+        host=host.lower(),
+        splits=_splits(_items(path, "splits", "spec.rules[].http.paths[]"), namespace),
+        cluster_local=rule.get("visibility") == _CLUSTER_LOCAL,
+        path=path.get("path") or "/",
+        match_fields=tuple((name.lower(), match["exact"]) for name, match in (path.get("headers") or {}).items()),
+        append_fields=_fields(path.get("appendHeaders")),
+        rewrite_host=path.get("rewriteHost") or None,
+    )
+
+
+def _splits(items: list[JsonObject], namespace: str) -> tuple[Split, ...]:
+    where = "spec.rules[].http.paths[].splits"
+    splits = []
+    for item in items:
+        if item.get("serviceNamespace") != namespace:
+            raise InvalidIngress(f"{where}[].serviceNamespace: must be the Ingress' own namespace, {namespace!r}")
+        name = item.get("serviceName")
+        if not name:
+            raise InvalidIngress(f"{where}[].serviceName: missing")
+        percent = item.get("percent") or (_ALL if len(items) == 1 else 0)
+        splits.append(Split(RevisionId(namespace, name), percent, _fields(item.get("appendHeaders"))))
+    total = sum(split.percent for split in splits)
+    if total != _ALL or any(split.percent < 0 for split in splits):
+        raise InvalidIngress(f"{where}: the percents must sum to {_ALL}, not to {total}")
+    return tuple(split for split in splits if split.percent)
+
+
+def _fields(fields: Mapping[str, str] | None) -> Fields:
+    return tuple((name.lower(), value) for name, value in (fields or {}).items())
+
+
+def _items(obj: JsonObject, name: str, where: str) -> list[Any]:
+    items = obj.get(name)
+    if not items:
+        raise InvalidIngress(f"{where}.{name}: at least one is needed")
+    return list(items)
+
+
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+def revision_id(obj: JsonObject) -> RevisionId:
+    return RevisionId(namespace_of(obj), name_of(obj))
+
+
+def revision(obj: JsonObject, slices: Iterable[JsonObject]) -> Revision:
+    """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service."""
+    view = revisions.parse(obj)
+    own_labels = labels_of(obj)
+    return Revision(
+        id=revision_id(obj),
+        service=own_labels.get(labels.SERVICE, ""),
+        configuration=own_labels.get(labels.CONFIGURATION, ""),
+        container_concurrency=view.container_concurrency,
+        timeout=float(view.timeout_seconds),
+        response_start_timeout=_seconds(view.response_start_timeout_seconds),
+        idle_timeout=_seconds(view.idle_timeout_seconds),
+        protocol=view.protocol,
+        probe=probe(view),
+        endpoints=endpoints(slices),
+    )
+
+
+def _seconds(value: int | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def probe(view: revisions.Revision) -> Probe | None:
+    """What the gateway does itself to find a new pod ready. None where it can't and has to wait for Kubernetes: a
+    startup probe must come first, exec runs inside the container, gRPC and TLS are not spoken here, and another port
+    than the serving one is not known from outside."""
+    declared = view.readiness_probe or {}
+    if view.has_startup_probe or "exec" in declared or "grpc" in declared:
+        return None
+    http, tcp = declared.get("httpGet"), declared.get("tcpSocket")
+    port = (http or tcp or {}).get("port") or 0
+    if isinstance(port, int) and port not in (0, view.port):
+        return None
+    timeout = float(declared.get("timeoutSeconds") or 1)
+    if http is None:
+        return Probe(timeout=timeout)
+    if http.get("scheme", "HTTP").upper() != "HTTP":
+        return None
+    fields = tuple((item["name"].lower(), item.get("value", "")) for item in http.get("httpHeaders") or ())
+    path = http.get("path") or "/"
+    return Probe(path if path.startswith("/") else f"/{path}", fields, timeout)
+
+
+def endpoints(slices: Iterable[JsonObject]) -> tuple[Endpoint, ...]:
+    """Where the pods listen, sorted; pods that are going away are left out. A pod in two slices, which happens while
+    Kubernetes moves it from one to the other, counts once, and as ready if either says so."""
+    found: dict[tuple[str, int], Endpoint] = {}
+    for piece in slices:
+        port = _port(piece)
+        for item in piece.get("endpoints") or () if port is not None else ():
+            endpoint = _endpoint(item, port or 0)
+            if endpoint is None:
+                continue
+            place = (endpoint.host, endpoint.port)
+            if place not in found or endpoint.ready:
+                found[place] = endpoint
+    return tuple(found[place] for place in sorted(found))
+
+
+def _endpoint(item: JsonObject, port: int) -> Endpoint | None:
+    conditions = item.get("conditions") or {}
+    addresses = item.get("addresses")
+    if not addresses or conditions.get("terminating"):
+        return None
+    pod = (item.get("targetRef") or {}).get("name") or addresses[0]
+    # An absent `ready` means ready (discovery.k8s.io/v1, EndpointConditions).
+    return Endpoint(addresses[0], port, pod, ready=conditions.get("ready") is not False)
+
+
+def _port(piece: JsonObject) -> int | None:
+    """The port that serves requests: the one named so, else the first."""
+    ports = [port for port in piece.get("ports") or () if port.get("port")]
+    named = [port for name in _PORT_NAMES for port in ports if port.get("name") == name]
+    chosen = (named or ports or [{}])[0].get("port")
+    return int(chosen) if chosen else None
+
+
+# --- what gateways have to be told ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Entries to set, and to drop where the value is None."""
+
+    routes: dict[RouteId, Rules | None] = field(default_factory=dict)
+    revisions: dict[RevisionId, Revision | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.routes or self.revisions)
+
+
+class Table:
+    """What was compiled and what was told; `drain` is the difference, and takes it as told."""
+
+    __slots__ = ("_known", "_references", "_routes", "_sent", "_sent_routes", "_touched", "_touched_routes")
+
+    def __init__(self) -> None:
+        self._routes: dict[RouteId, Rules] = {}
+        self._known: dict[RevisionId, Revision] = {}
+        self._references: Counter[RevisionId] = Counter()  # how many splits name a revision
+        self._sent_routes: dict[RouteId, Rules] = {}
+        self._sent: dict[RevisionId, Revision] = {}
+        self._touched_routes: set[RouteId] = set()
+        self._touched: set[RevisionId] = set()
+
+    def set_route(self, route_id: RouteId, rules: Rules | None) -> None:
+        """None: there is no such route (any more)."""
+        before, after = _named(self._routes.pop(route_id, ())), _named(rules or ())
+        if rules is not None:
+            self._routes[route_id] = rules
+        self._references.subtract(before)
+        self._references.update(after)
+        self._touched_routes.add(route_id)
+        self._touched |= before.keys() | after.keys()
+
+    def set_revision(self, revision_id: RevisionId, value: Revision | None) -> None:
+        """None: there is no such revision (any more)."""
+        if value is None:
+            self._known.pop(revision_id, None)
+        else:
+            self._known[revision_id] = value
+        self._touched.add(revision_id)
+
+    def drain(self) -> Delta:
+        """What changed since the last drain."""
+        delta = Delta()
+        for route_id in self._touched_routes:
+            rules = self._routes.get(route_id)
+            if rules != self._sent_routes.get(route_id):
+                delta.routes[route_id] = rules
+                _put(self._sent_routes, route_id, rules)
+        for revision_id in self._touched:
+            value = self._known.get(revision_id) if self._references[revision_id] > 0 else None
+            if self._references[revision_id] <= 0:
+                del self._references[revision_id]
+            if value != self._sent.get(revision_id):
+                delta.revisions[revision_id] = value
+                _put(self._sent, revision_id, value)
+        self._touched_routes.clear()
+        self._touched.clear()
+        return delta
+
+
+def _named(rules: Rules) -> Counter[RevisionId]:
+    return Counter(split.revision for rule in rules for split in rule.splits)
+
+
+def _put(table: dict[Any, Any], key: object, value: object | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value

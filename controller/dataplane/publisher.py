@@ -1,0 +1,134 @@
+"""From the runner's caches to the feed.
+
+A change of a KIngress, Revision or EndpointSlice marks the entry it belongs to; at the end of the same turn of the loop
+the marked entries are compiled and published as one update. That is no delay for one change, and one message for a
+hundred that arrive together. Nothing is published before the caches are filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from controller.apis import kinds, labels
+from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of
+from controller.dataplane import compile
+from controller.reconcile.children.services import private_service_name
+from gateway.contract import RevisionId, RouteId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from controller.apis.meta import JsonObject
+    from controller.dataplane.server import FeedServer
+    from controller.kube.runner import Runner
+
+log = logging.getLogger(__name__)
+
+KINDS = (kinds.INGRESS, kinds.REVISION, kinds.ENDPOINT_SLICE)
+"""What the runner has to cache for the publisher."""
+
+
+class Publisher:
+    """Make it before the runner runs, `run` it beside it."""
+
+    def __init__(self, runner: Runner, server: FeedServer) -> None:
+        self._runner = runner
+        self._server = server
+        self._table = compile.Table()
+        self._routes: set[Key] = set()
+        self._revisions: set[RevisionId] = set()
+        self._by_private_service: dict[Key, RevisionId] = {}
+        self._generations: dict[RouteId, int] = {}
+        self._open = False
+        self._flush_due = False
+        runner.on_change(kinds.INGRESS, self._ingress_changed)
+        runner.on_change(kinds.REVISION, self._revision_changed)
+        runner.on_change(kinds.ENDPOINT_SLICE, self._slice_changed)
+
+    async def run(self) -> None:
+        """Opens the feed when the caches are filled."""
+        await self._runner.ready.wait()
+        self._open = True
+        self._flush()
+
+    def programmed(self, key: Key, generation: int) -> bool | None:
+        """Do all gateways have this generation of the KIngress? None: no gateway is connected."""
+        route_id = RouteId(*key)
+        if self._generations.get(route_id, -1) < generation:
+            return None if not self._server.workers else False
+        return self._server.programmed(route_id)
+
+    def _ingress_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        self._routes.add(key_of(new or old or {}))
+        self._schedule()
+
+    def _revision_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        revision_id = compile.revision_id(new or old or {})
+        service = Key(revision_id.namespace, private_service_name(revision_id.name))
+        if new is None:
+            self._by_private_service.pop(service, None)
+        else:
+            self._by_private_service[service] = revision_id
+        self._revisions.add(revision_id)
+        self._schedule()
+
+    def _slice_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        piece = new or old or {}
+        service = Key(namespace_of(piece), labels_of(piece).get(labels.SERVICE_NAME, ""))
+        revision_id = self._by_private_service.get(service)
+        if revision_id is not None:
+            self._revisions.add(revision_id)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._open and not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for key in self._routes:
+            with _bugs_contained("Ingress", key):
+                self._compile_route(key)
+        for revision_id in self._revisions:
+            with _bugs_contained("Revision", revision_id):
+                self._compile_revision(revision_id)
+        self._routes.clear()
+        self._revisions.clear()
+        self._server.publish(self._table.drain())
+
+    def _compile_route(self, key: Key) -> None:
+        route_id, ingress = RouteId(*key), self._runner.cache.get(kinds.INGRESS, key)
+        if ingress is None or not compile.is_ours(ingress):
+            self._table.set_route(route_id, None)
+            self._generations.pop(route_id, None)
+            return
+        try:
+            self._table.set_route(route_id, compile.route_rules(ingress))
+        except compile.InvalidIngress as error:
+            # The Ingress controller says the same in its status; what was programmed before goes.
+            log.warning("Ingress %s is not programmed: %s", key, error)
+            self._table.set_route(route_id, None)
+        self._generations[route_id] = generation_of(ingress)
+
+    def _compile_revision(self, revision_id: RevisionId) -> None:
+        key = Key(*revision_id)
+        revision = self._runner.cache.get(kinds.REVISION, key)
+        if revision is None:
+            self._table.set_revision(revision_id, None)
+            return
+        service = {labels.SERVICE_NAME: private_service_name(revision_id.name)}
+        slices = self._runner.cache.list(kinds.ENDPOINT_SLICE, revision_id.namespace, service)
+        self._table.set_revision(revision_id, compile.revision(revision, slices))
+
+
+@contextlib.contextmanager
+def _bugs_contained(kind: str, name: object) -> Iterator[None]:
+    """One entry that can't be compiled keeps what was told of it, and the others go out."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s %s was not compiled", kind, name)

@@ -1,0 +1,261 @@
+"""The feed: the controller's end of the WebSockets that gateway workers hold.
+
+Theory of operation
+-------------------
+A worker connects to `GET /v1/feed` with the bearer token and says `Hello`. It gets the whole state as one Update with
+base 0, then each change as it is published. Nothing at all is sent before the first publication, so that a gateway
+which starts from its last good snapshot does not exchange it for an empty table while the controller is still reading.
+An Update is serialised once for all workers.
+
+Each worker has a queue of `QUEUE_LIMIT` updates. A worker that lets it fill up is disconnected; when it comes back it
+gets the whole state, which is shorter than a thousand changes. Pings every `HEARTBEAT` seconds find workers that died
+without saying so; a worker that connects under a name that is taken replaces the old connection.
+
+Acknowledgements say which routes are programmed: a route is when every worker connected has acknowledged the version
+that brought its latest change. Once it is, it stays so for that change: a worker that joins later does not serve before
+it has the table. Stats go to the callback in the same turn of the loop they arrive in, because a poke among them is a
+cold start waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from gateway.contract import (
+    FEED_PATH,
+    Ack,
+    ContractError,
+    Hello,
+    RouteId,
+    Snapshot,
+    Stats,
+    Update,
+    apply,
+    parse_message,
+    serialise_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from controller.dataplane.compile import Delta
+    from gateway.contract import Message, Stat
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 1000
+"""Updates waiting for one worker."""
+
+MESSAGE_LIMIT = 4 * 2**20
+"""Bytes of one message from a worker; Stats of ten thousand revisions are under one megabyte."""
+
+HELLO_TIMEOUT = 10.0
+HEARTBEAT = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    name: str
+    socket: web.WebSocketResponse
+    outgoing: asyncio.Queue[str | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_LIMIT))
+    started: bool = False
+    acknowledged: int = 0
+
+    def send(self, text: str) -> None:
+        """Queues an update; a worker that does not keep up is cut off."""
+        try:
+            self.outgoing.put_nowait(text)
+        except asyncio.QueueFull:
+            log.warning("gateway worker %s does not keep up with the feed: disconnected, it will resync", self.name)
+            self.stop()
+
+    def stop(self) -> None:
+        """Drops what waits and has the sender close the socket."""
+        while not self.outgoing.empty():
+            self.outgoing.get_nowait()
+        self.outgoing.put_nowait(None)
+
+
+class FeedServer:
+    """All connected workers and the state they are told. Its `app` is served by whoever composes the process."""
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        on_stats: Callable[[str, Sequence[Stat]], None],
+        on_disconnect: Callable[[str], None],
+        on_programmed: Callable[[RouteId], None],
+    ) -> None:
+        """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector; `on_programmed(route)` is called
+        whenever `programmed(route)` may answer differently. All are called in the loop and must not block.
+        Raises ValueError for an empty token, which would let everybody in."""
+        if not token:
+            raise ValueError("the feed needs a token that is not empty")
+        self._token = token.encode()
+        self._on_stats = on_stats
+        self._on_disconnect = on_disconnect
+        self._on_programmed = on_programmed
+        self._snapshot = Snapshot()
+        self._workers: dict[str, _Worker] = {}
+        self._pending: dict[RouteId, int] = {}  # routes not acknowledged by everybody yet, and since which version
+        self.app = web.Application()
+        self.app.router.add_get(FEED_PATH, self._feed)
+        self.app.on_shutdown.append(self._close)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return tuple(self._workers)
+
+    def publish(self, delta: Delta) -> None:
+        """Tells every worker. The first call opens the feed, even with an empty delta."""
+        if not delta and self._snapshot.version:
+            return
+        version = self._snapshot.version + 1
+        # The first is a change from "nothing": base 0 would mean the same, but workers get that from `_whole`.
+        update = Update(self._snapshot.version, version, delta.routes, delta.revisions)
+        self._snapshot = apply(self._snapshot, update)
+        for route_id, rules in delta.routes.items():
+            if rules is None:
+                self._pending.pop(route_id, None)
+            else:
+                self._pending[route_id] = version
+        text = serialise_message(update)
+        for worker in list(self._workers.values()):
+            if worker.started:
+                worker.send(text)
+            else:
+                self._start(worker)
+
+    def programmed(self, route_id: RouteId) -> bool | None:
+        """Has every connected worker acknowledged the route's latest change? None: there is no worker to ask."""
+        if route_id in self._pending:
+            return False if self._workers else None
+        return route_id in self._snapshot.routes
+
+    # --- one connection -----------------------------------------------------------------------------------------------
+
+    async def _feed(self, request: web.Request) -> web.StreamResponse:
+        if not self._is_authorised(request):
+            raise web.HTTPUnauthorized(text="the feed needs the bearer token of this installation\n")
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MESSAGE_LIMIT, compress=False)
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                hello = _parse(await socket.receive())
+        except (TimeoutError, ContractError) as error:
+            await _refuse(socket, f"expected a hello: {error}")
+            return socket
+        if not isinstance(hello, Hello):
+            await _refuse(socket, "expected a hello")
+            return socket
+        worker = _Worker(hello.worker, socket)
+        self._join(worker)
+        sender = asyncio.ensure_future(_send(worker))
+        try:
+            await self._receive(worker)
+        finally:
+            self._leave(worker)
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await sender
+        return socket
+
+    def _is_authorised(self, request: web.Request) -> bool:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(errors="surrogateescape"), self._token)
+
+    async def _receive(self, worker: _Worker) -> None:
+        async for frame in worker.socket:
+            try:
+                message = _parse(frame)
+            except ContractError as error:
+                await _refuse(worker.socket, str(error))
+                return
+            match message:
+                case Stats(stats):
+                    self._on_stats(worker.name, stats)
+                case Ack(version) if version <= self._snapshot.version:
+                    worker.acknowledged = max(worker.acknowledged, version)
+                    self._settle()
+                case _:
+                    await _refuse(worker.socket, "expected stats, or the acknowledgement of an update that was sent")
+                    return
+
+    def _join(self, worker: _Worker) -> None:
+        former = self._workers.get(worker.name)
+        if former is not None:
+            log.info("gateway worker %s connected again: its former connection is closed", worker.name)
+            former.stop()
+        alone = not self._workers
+        self._workers[worker.name] = worker
+        if self._snapshot.version:
+            self._start(worker)
+        if alone:
+            self._tell(list(self._pending))
+
+    def _leave(self, worker: _Worker) -> None:
+        if self._workers.get(worker.name) is not worker:
+            return
+        del self._workers[worker.name]
+        self._on_disconnect(worker.name)
+        if self._workers:
+            self._settle()
+        else:
+            self._tell(list(self._pending))
+
+    def _start(self, worker: _Worker) -> None:
+        """The whole state, as a worker's first update."""
+        worker.started = True
+        snapshot = self._snapshot
+        worker.send(serialise_message(Update(0, snapshot.version, snapshot.routes, snapshot.revisions)))
+
+    def _settle(self) -> None:
+        """Routes that everybody has acknowledged by now are programmed."""
+        floor = min(worker.acknowledged for worker in self._workers.values())
+        done = [route_id for route_id, version in self._pending.items() if version <= floor]
+        for route_id in done:
+            del self._pending[route_id]
+        self._tell(done)
+
+    def _tell(self, routes: Sequence[RouteId]) -> None:
+        for route_id in routes:
+            self._on_programmed(route_id)
+
+    async def _close(self, _app: web.Application) -> None:
+        for worker in list(self._workers.values()):
+            await worker.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the controller is stopping")
+
+
+async def _send(worker: _Worker) -> None:
+    """Writes what is queued, until the worker is stopped."""
+    try:
+        while (text := await worker.outgoing.get()) is not None:
+            await worker.socket.send_str(text)
+    finally:
+        # Not a polite close: a worker that does not read would not answer it either.
+        await worker.socket.close(code=WSCloseCode.TRY_AGAIN_LATER, drain=False)
+
+
+def _parse(frame: object) -> Message:
+    kind, data = getattr(frame, "type", None), getattr(frame, "data", None)
+    if kind is not WSMsgType.TEXT or not isinstance(data, str):
+        raise ContractError("a feed message is a text frame")
+    return parse_message(data)
+
+
+async def _refuse(socket: web.WebSocketResponse, reason: str) -> None:
+    log.warning("feed connection closed: %s", reason)
+    # A close reason has at most 123 bytes (RFC 6455, section 5.5).
+    await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason.encode()[:123])

@@ -1,0 +1,255 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.apis import labels
+from controller.dataplane import compile
+from gateway.contract import Endpoint, Probe, RevisionId, RouteId, RouteRule, Snapshot, Split, Update, apply
+
+
+def path(*splits, **extra):
+    return {"splits": [{"serviceNamespace": "ns", "servicePort": 80, **split} for split in splits], **extra}
+
+
+def ingress(*paths, hosts=("a.example.com",), visibility="ExternalIP", ingress_class=labels.INGRESS_CLASS_NAME, **meta):
+    return {
+        "metadata": {
+            "namespace": "ns",
+            "name": "r",
+            "annotations": {labels.INGRESS_CLASS: ingress_class},
+            **meta,
+        },
+        "spec": {"rules": [{"hosts": list(hosts), "visibility": visibility, "http": {"paths": list(paths)}}]},
+    }
+
+
+def revision(name="rev", container=None, **spec):
+    return {
+        "metadata": {
+            "namespace": "ns",
+            "name": name,
+            "labels": {labels.SERVICE: "svc", labels.CONFIGURATION: "cfg"},
+        },
+        "spec": {"containers": [container or {}], **spec},
+    }
+
+
+def piece(port, *pods, name="http"):
+    return {"ports": [{"name": name, "port": port}] if port else [], "endpoints": list(pods)}
+
+
+def pod(name, address="127.0.0.1", **conditions):
+    return {"addresses": [address], "conditions": conditions, "targetRef": {"kind": "Pod", "name": name}}
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_for_each_host_and_path():
+    """Hosts are lower-cased, percents of 0 left out, a single split without percent is all of it."""
+    compiled = compile.route_rules(
+        ingress(
+            path({"serviceName": "x", "percent": 90}, {"serviceName": "y", "percent": 10}, {"serviceName": "z"}),
+            hosts=("A.Example.com", "b"),
+        )
+    )
+    splits = (Split(RevisionId("ns", "x"), 90), Split(RevisionId("ns", "y"), 10))
+    assert compiled == (RouteRule("a.example.com", splits), RouteRule("b", splits))
+    (single,) = compile.route_rules(ingress(path({"serviceName": "x"}), visibility="ClusterLocal"))
+    assert single.cluster_local
+    assert single.splits[0].percent == 100
+
+
+def test_longest_path_first_and_field_matches_before_plain_paths():
+    """The order in which a gateway has to look."""
+    one = {"serviceName": "x"}
+    match = {"Knative-Serving-Tag": {"exact": "blue"}}
+    compiled = compile.route_rules(ingress(path(one), path(one, path="/api"), path(one, headers=match)))
+    assert [(rule.path, rule.match_fields) for rule in compiled] == [
+        ("/api", ()),
+        ("/", (("knative-serving-tag", "blue"),)),
+        ("/", ()),
+    ]
+
+
+def test_fields_and_host_to_set():
+    """appendHeaders of path and split, with lower-case names; rewriteHost."""
+    split = {"serviceName": "x", "appendHeaders": {"Knative-Serving-Revision": "x"}}
+    (rule,) = compile.route_rules(ingress(path(split, appendHeaders={"K-A": "1"}, rewriteHost="inner")))
+    assert rule.append_fields == (("k-a", "1"),)
+    assert rule.splits[0].append_fields == (("knative-serving-revision", "x"),)
+    assert rule.rewrite_host == "inner"
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "field"),
+    [
+        ({**ingress(path({"serviceName": "x"})), "spec": {}}, "spec.rules"),
+        (ingress(hosts=()), "hosts"),
+        (ingress(), "paths"),
+        (ingress(path()), "splits"),
+        (ingress(path({"serviceName": "x", "percent": 99})), "sum to 100, not to 99"),
+        (ingress(path({"serviceName": "x", "percent": 120}, {"serviceName": "y", "percent": -20})), "percents"),
+        (ingress(path({"serviceName": "x", "serviceNamespace": "other"})), "serviceNamespace"),
+        (ingress(path({"percent": 100})), "serviceName"),
+    ],
+)
+def test_what_cannot_be_programmed_names_the_field(spoiled, field):
+    """A KIngress may not send traffic into another namespace, nor split to anything but 100."""
+    with pytest.raises(compile.InvalidIngress, match=field):
+        compile.route_rules(spoiled)
+
+
+def test_only_our_class_and_only_the_living():
+    """A KIngress of a foreign class is another implementation's; a deleted one is gone."""
+    assert compile.is_ours(ingress())
+    assert not compile.is_ours(ingress(ingress_class="kourier.ingress.networking.knative.dev"))
+    assert not compile.is_ours(ingress(deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert not compile.is_ours({"metadata": {"name": "r"}})
+
+
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_revision_carries_its_numbers_and_names():
+    """Concurrency, time-outs in seconds, protocol by port name, labels for metrics."""
+    compiled = compile.revision(
+        revision(
+            container={"ports": [{"name": "h2c", "containerPort": 9000}]},
+            containerConcurrency=7,
+            timeoutSeconds=60,
+            responseStartTimeoutSeconds=5,
+            idleTimeoutSeconds=9,
+        ),
+        [],
+    )
+    assert (compiled.service, compiled.configuration) == ("svc", "cfg")
+    assert (compiled.container_concurrency, compiled.protocol) == (7, "h2c")
+    assert (compiled.timeout, compiled.response_start_timeout, compiled.idle_timeout) == (60.0, 5.0, 9.0)
+    plain = compile.revision(revision(), [])
+    assert (plain.timeout, plain.response_start_timeout, plain.probe) == (300.0, None, Probe())
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({}, Probe()),
+        ({"readinessProbe": {"tcpSocket": {"port": 0}, "timeoutSeconds": 3}}, Probe(timeout=3.0)),
+        (
+            {"readinessProbe": {"httpGet": {"path": "/ok", "httpHeaders": [{"name": "X-Probe", "value": "1"}]}}},
+            Probe("/ok", (("x-probe", "1"),)),
+        ),
+        ({"readinessProbe": {"httpGet": {"path": "ok", "port": 8080}}}, Probe("/ok")),
+        ({"readinessProbe": {"httpGet": {}}}, Probe("/")),
+        ({"readinessProbe": {"httpGet": {"port": 9999}}}, None),
+        ({"readinessProbe": {"httpGet": {"scheme": "HTTPS"}}}, None),
+        ({"readinessProbe": {"exec": {"command": ["true"]}}}, None),
+        ({"readinessProbe": {"grpc": {"port": 0}}}, None),
+        ({"startupProbe": {"tcpSocket": {}}}, None),
+    ],
+)
+def test_the_probe(container, expected):
+    """The gateway probes what it can; what only Kubernetes can do is left to Kubernetes."""
+    assert compile.revision(revision(container=container), []).probe == expected
+
+
+def test_endpoints():
+    """Pods going away are left out; an absent `ready` means ready; a pod in two slices counts once."""
+    slices = [
+        piece(20001, pod("a", ready=False), pod("b", terminating=True)),
+        piece(20002, pod("c"), pod("d", address="10.0.0.1", ready=True)),
+        piece(20001, pod("a", ready=True)),
+        piece(20001, pod("a", ready=False)),
+        piece(None, pod("portless")),
+        {"ports": [{"name": "metrics", "port": 1}, {"name": "http2", "port": 20003}], "endpoints": [pod("e")]},
+        {"ports": None, "endpoints": None},
+    ]
+    assert compile.endpoints(slices) == (
+        Endpoint("10.0.0.1", 20002, "d", ready=True),
+        Endpoint("127.0.0.1", 20001, "a", ready=True),
+        Endpoint("127.0.0.1", 20002, "c", ready=True),
+        Endpoint("127.0.0.1", 20003, "e", ready=True),
+    )
+
+
+# --- table ------------------------------------------------------------------------------------------------------------
+
+ROUTE, OTHER = RouteId("ns", "r"), RouteId("ns", "s")
+REVISION = RevisionId("ns", "rev")
+
+
+def rules(*names):
+    share = 100 // len(names)
+    return (RouteRule("h", tuple(Split(RevisionId("ns", name), share) for name in names)),)
+
+
+def compiled(name="rev", *slices):
+    return compile.revision(revision(name), slices)
+
+
+def test_a_revision_is_told_only_while_a_route_names_it():
+    """It goes out with the route that names it first, and is dropped with the last."""
+    table = compile.Table()
+    table.set_revision(REVISION, compiled())
+    assert not table.drain()
+    table.set_route(ROUTE, rules("rev"))
+    table.set_route(OTHER, rules("rev"))
+    assert table.drain().revisions == {REVISION: compiled()}
+    table.set_route(ROUTE, rules("else"))
+    assert table.drain().revisions == {}
+    table.set_route(OTHER, None)
+    assert table.drain() == compile.Delta({OTHER: None}, {REVISION: None})
+
+
+def test_what_came_out_the_same_is_not_told_again():
+    """A touched entry without a change makes no update."""
+    table = compile.Table()
+    table.set_route(ROUTE, rules("rev"))
+    table.set_revision(REVISION, compiled())
+    table.drain()
+    table.set_route(ROUTE, rules("rev"))
+    table.set_revision(REVISION, compiled())
+    assert not table.drain()
+    table.set_revision(REVISION, compiled("rev", piece(1, pod("p"))))
+    assert list(table.drain().revisions) == [REVISION]
+
+
+NAMES = ("a", "b", "c")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("route"),
+            st.sampled_from(NAMES),
+            st.none() | st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True),
+        ),
+        st.tuples(st.just("revision"), st.sampled_from(NAMES), st.none() | st.integers(1, 3)),
+        st.tuples(st.just("drain"), st.just(""), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_the_deltas_add_up_to_the_whole(steps):
+    """Whatever happens in whatever order: the updates applied one by one give what one compile of the end gives."""
+    table, snapshot, routes, known = compile.Table(), Snapshot(), {}, {}
+
+    def drain():
+        nonlocal snapshot
+        delta = table.drain()
+        snapshot = apply(snapshot, Update(snapshot.version, snapshot.version + 1, delta.routes, delta.revisions))
+
+    for step, name, value in steps:
+        if step == "route":
+            routes[RouteId("ns", name)] = value and rules(*value)
+            table.set_route(RouteId("ns", name), value and rules(*value))
+        elif step == "revision":
+            known[RevisionId("ns", name)] = value and compiled(name, piece(value, pod("p")))
+            table.set_revision(RevisionId("ns", name), value and compiled(name, piece(value, pod("p"))))
+        else:
+            drain()
+    drain()
+    routes = {key: value for key, value in routes.items() if value}
+    named = {split.revision for value in routes.values() for rule in value for split in rule.splits}
+    assert dict(snapshot.routes) == routes
+    assert dict(snapshot.revisions) == {key: value for key, value in known.items() if value and key in named}

@@ -1,0 +1,225 @@
+import asyncio
+import contextlib
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from controller.dataplane import server as feed
+from controller.dataplane.compile import Delta
+from controller.dataplane.server import FeedServer
+from gateway.contract import (
+    FEED_PATH,
+    Ack,
+    Hello,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Split,
+    Stat,
+    Stats,
+    parse_message,
+    serialise_message,
+)
+
+ROUTE, OTHER = RouteId("ns", "r"), RouteId("ns", "s")
+REVISION = RevisionId("ns", "rev")
+
+
+def delta(route=ROUTE, host="h"):
+    return Delta({route: (RouteRule(host, (Split(REVISION, 100),)),)}, {REVISION: Revision(REVISION)})
+
+
+class Client:
+    """One gateway worker's end, by hand."""
+
+    def __init__(self, socket):
+        self.socket = socket
+
+    async def say(self, message):
+        await self.socket.send_str(serialise_message(message))
+
+    async def hear(self):
+        async with asyncio.timeout(10):
+            frame = await self.socket.receive()
+        return parse_message(frame.data) if frame.type is aiohttp.WSMsgType.TEXT else frame
+
+    async def closed(self):
+        while True:
+            heard = await self.hear()
+            if isinstance(heard, aiohttp.WSMessage):
+                return heard.data
+
+
+class Bench:
+    def __init__(self, server, connect):
+        self.server, self.connect = server, connect
+        self.stats, self.gone, self.told = [], [], []
+
+
+@pytest.fixture
+async def bench():
+    """A FeedServer on a real port, and `connect(name)` for workers."""
+    events = Bench(None, None)
+    events.server = FeedServer(
+        "secret",
+        on_stats=lambda worker, stats: events.stats.append((worker, stats)),
+        on_disconnect=events.gone.append,
+        on_programmed=events.told.append,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        server = TestServer(events.server.app)
+        await server.start_server()
+        stack.push_async_callback(server.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def connect(name="w1", token="secret", hello=True):
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            socket = await session.ws_connect(server.make_url(FEED_PATH), headers=headers)
+            client = Client(socket)
+            if hello:
+                await client.say(Hello(name))
+            return client
+
+        events.connect = connect
+        yield events
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "secre", "secret2", "sécret"])
+async def test_only_the_token_lets_in(bench, token):
+    """No token, or another, is 401 before anything is said."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await bench.connect(token=token)
+    assert refused.value.status == 401
+
+
+def test_an_empty_token_is_refused():
+    """It would let everybody in."""
+    with pytest.raises(ValueError, match="token"):
+        FeedServer("", on_stats=lambda *_: None, on_disconnect=lambda _: None, on_programmed=lambda _: None)
+
+
+async def test_the_whole_state_first_then_changes(bench):
+    """Hello is answered with base 0, each change starts from the version before."""
+    bench.server.publish(delta())
+    client = await bench.connect()
+    whole = await client.hear()
+    assert (whole.base, whole.version) == (0, 1)
+    assert list(whole.routes) == [ROUTE]
+    bench.server.publish(delta(OTHER))
+    change = await client.hear()
+    assert (change.base, change.version, list(change.routes)) == (1, 2, [OTHER])
+    bench.server.publish(Delta({ROUTE: None}, {}))
+    assert (await client.hear()).routes == {ROUTE: None}
+    late = await (await bench.connect("w2")).hear()
+    assert (late.base, late.version, list(late.routes)) == (0, 3, [OTHER])
+
+
+async def test_nothing_is_sent_before_the_first_publication(bench, until):
+    """A gateway with a snapshot from before must not get an empty one while the controller still reads."""
+    client = await bench.connect()
+    await until(lambda: bench.server.workers)
+    bench.server.publish(Delta())
+    first = await client.hear()
+    assert (first.base, first.version, first.routes) == (0, 1, {})
+    bench.server.publish(Delta())
+    bench.server.publish(delta())
+    assert (await client.hear()).version == 2
+
+
+async def test_stats_and_disconnects_are_told(bench, until):
+    """Who reported what, and who is gone."""
+    client = await bench.connect()
+    stat = Stat(REVISION, 1.0, 1.0)
+    await client.say(Stats((stat,)))
+    await until(lambda: bench.stats)
+    assert bench.stats == [("w1", (stat,))]
+    await client.socket.close()
+    await until(lambda: bench.gone)
+    assert bench.gone == ["w1"]
+
+
+async def test_a_route_is_programmed_when_every_worker_has_acknowledged_it(bench, until):
+    """None without workers, False while somebody is missing, True from then on, whoever joins or leaves."""
+    server = bench.server
+    server.publish(delta())
+    assert server.programmed(ROUTE) is None
+    one, two = await bench.connect("w1"), await bench.connect("w2")
+    await until(lambda: len(server.workers) == 2)
+    assert server.programmed(ROUTE) is False
+    await one.say(Ack(1))
+    await until(lambda: any(worker.acknowledged for worker in server._workers.values()))
+    assert server.programmed(ROUTE) is False
+    bench.told.clear()
+    await two.say(Ack(1))
+    await until(lambda: bench.told)
+    assert bench.told == [ROUTE]
+    assert server.programmed(ROUTE) is True
+
+    server.publish(delta(OTHER))
+    assert (server.programmed(ROUTE), server.programmed(OTHER)) == (True, False)
+    await one.say(Ack(2))
+    await two.socket.close()
+    await until(lambda: server.programmed(OTHER))
+    three = await bench.connect("w3")
+    await until(lambda: "w3" in server.workers)
+    assert server.programmed(ROUTE) is True
+    assert (await three.hear()).base == 0
+    assert server.programmed(RouteId("ns", "unknown")) is False
+
+
+async def test_a_newer_change_needs_a_newer_acknowledgement(bench, until):
+    """An acknowledgement of version 1 says nothing about what version 2 brought."""
+    bench.server.publish(delta())
+    client = await bench.connect()
+    await client.hear()
+    bench.server.publish(delta(host="other"))
+    await client.say(Ack(1))
+    await client.say(Stats(()))
+    await until(lambda: bench.stats)
+    assert bench.server.programmed(ROUTE) is False
+    await client.say(Ack(2))
+    await until(lambda: bench.server.programmed(ROUTE))
+
+
+async def test_a_worker_that_does_not_keep_up_is_cut_off(bench, until, monkeypatch):
+    """Its queue is bounded; the others are not held up, and when it comes back it gets the whole state."""
+    monkeypatch.setattr(feed, "QUEUE_LIMIT", 3)
+    slow = await bench.connect("slow")
+    await until(lambda: bench.server.workers)
+    for n in range(10):
+        bench.server.publish(delta(host=f"h{n}"))  # within one turn of the loop: nothing can be sent in between
+    assert await slow.closed() == aiohttp.WSCloseCode.TRY_AGAIN_LATER
+    await until(lambda: bench.gone == ["slow"])
+    again = await (await bench.connect("slow")).hear()
+    assert (again.base, again.version) == (0, 10)
+
+
+async def test_the_same_name_again_replaces_the_old_connection(bench, until):
+    """A worker that lost its connection must not wait until the server has noticed."""
+    old = await bench.connect("w1")
+    await until(lambda: bench.server.workers)
+    new = await bench.connect("w1")
+    await old.closed()
+    bench.server.publish(delta())
+    assert (await new.hear()).version == 1
+    assert bench.gone == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"type":"update"}', '{"type":"ack","version":1}'])
+async def test_what_does_not_begin_with_hello_is_refused(bench, text):
+    """A connection that speaks something else is closed with a reason."""
+    client = await bench.connect(hello=False)
+    await client.socket.send_str(text)
+    assert await client.closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
+    assert bench.server.workers == ()
+
+
+@pytest.mark.parametrize("message", ["nonsense", serialise_message(Hello("again")), serialise_message(Ack(99))])
+async def test_what_is_out_of_place_ends_the_connection(bench, message, until):
+    """A second hello, the acknowledgement of what was never sent, and what is no message."""
+    client = await bench.connect()
+    await client.socket.send_str(message)
+    assert await client.closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
+    await until(lambda: bench.gone == ["w1"])
