@@ -1,0 +1,176 @@
+"""What the API server itself adds to and asks of the built-in kinds: defaults, first status, validation (pure).
+
+`builtin_schemas` has the shapes and the plain defaults; here is what takes more than one field to know. The rules
+are Kubernetes' own (pkg/apis/*/v1/defaults.go). Unlike a cluster there is no cluster IP to give out: the gateway is
+the only way in.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from controller.apis import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from controller.apis.kinds import Kind
+    from controller.apis.meta import JsonObject
+
+
+def default(kind: Kind, obj: JsonObject) -> None:
+    """Fills in the defaults of a built-in kind, in place. Raises ValueError naming the field that has a wrong type."""
+    found = _DEFAULTS.get(kind)
+    if found is not None:
+        try:
+            found(obj)
+        except (AttributeError, TypeError, KeyError) as error:
+            raise ValueError(f"{kind.kind}: a field has the wrong type: {error}") from error
+
+
+def first_status(kind: Kind, obj: JsonObject) -> JsonObject | None:
+    """The status a new object starts with; None where it has none."""
+    match kind:
+        case kinds.POD:
+            return {"phase": "Pending", "qosClass": "BestEffort"}
+        case kinds.NAMESPACE:
+            return {"phase": "Active"}
+        case kinds.CORE_SERVICE:
+            return {"loadBalancer": {}}
+        case kinds.DEPLOYMENT:
+            return {}
+        case _:
+            return None
+
+
+def problems(kind: Kind, obj: JsonObject) -> list[str]:
+    """What is wrong with a built-in object, in Kubernetes' wording, each message beginning with the field."""
+    found = _CHECKS.get(kind)
+    return found(obj) if found is not None else []
+
+
+def _default_namespace(obj: JsonObject) -> None:
+    obj.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
+    obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
+
+
+def _default_pod_spec(spec: JsonObject) -> None:
+    for container in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]:
+        for name in ("readinessProbe", "livenessProbe", "startupProbe"):
+            probe = container.get(name) or {}
+            if probe.get("httpGet"):
+                probe["httpGet"].setdefault("path", "/")
+
+
+def _default_pod(obj: JsonObject) -> None:
+    spec = obj.setdefault("spec", {})
+    _default_pod_spec(spec)
+    spec.setdefault("serviceAccountName", "default")
+
+
+def _default_deployment(obj: JsonObject) -> None:
+    _default_pod_spec(obj.get("spec", {}).get("template", {}).get("spec", {}))
+
+
+def _default_service(obj: JsonObject) -> None:
+    spec = obj.get("spec", {})
+    if spec.get("type") != "ExternalName":
+        for port in spec.get("ports") or ():
+            port.setdefault("targetPort", port.get("port"))
+
+
+def _default_secret(obj: JsonObject) -> None:
+    obj.setdefault("type", "Opaque")
+    plain = obj.pop("stringData", None) or {}
+    if plain:
+        data = obj["data"] = obj.get("data") or {}
+        data.update({name: base64.b64encode(text.encode()).decode() for name, text in plain.items()})
+
+
+def _default_endpoint_slice(obj: JsonObject) -> None:
+    for port in obj.get("ports") or ():
+        port.setdefault("name", "")
+
+
+def _check_pod(obj: JsonObject) -> list[str]:
+    return _check_pod_spec(obj.get("spec") or {}, "spec")
+
+
+def _check_pod_spec(spec: JsonObject, path: str) -> list[str]:
+    containers = spec.get("containers") or []
+    if not containers:
+        return [f"{path}.containers: Required value"]
+    found: list[str] = []
+    seen: set[str] = set()
+    for index, container in enumerate(containers):
+        name = container.get("name")
+        if not name:
+            found.append(f"{path}.containers[{index}].name: Required value")
+        elif name in seen:
+            found.append(f'{path}.containers[{index}].name: Duplicate value: "{name}"')
+        seen.add(name or "")
+    return found
+
+
+def _check_deployment(obj: JsonObject) -> list[str]:
+    spec = obj.get("spec") or {}
+    found: list[str] = []
+    replicas = spec.get("replicas")
+    if not isinstance(replicas, int) or replicas < 0:
+        found.append(f"spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0")
+    selector = spec.get("selector") or {}
+    wanted = selector.get("matchLabels") or {}
+    template = spec.get("template") or {}
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    if not wanted and not selector.get("matchExpressions"):
+        found.append("spec.selector: Required value")
+    elif any(labels.get(key) != value for key, value in wanted.items()):
+        found.append("spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`")
+    return found + _check_pod_spec(template.get("spec") or {}, "spec.template.spec")
+
+
+def _check_service(obj: JsonObject) -> list[str]:
+    spec = obj.get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        return [] if spec.get("externalName") else ["spec.externalName: Required value"]
+    found = []
+    for index, port in enumerate(spec.get("ports") or ()):
+        number = port.get("port")
+        if not isinstance(number, int) or not 0 < number < 65536:
+            found.append(f"spec.ports[{index}].port: Invalid value: {number}: must be between 1 and 65535, inclusive")
+    return found
+
+
+def _check_secret(obj: JsonObject) -> list[str]:
+    found = []
+    for key, value in (obj.get("data") or {}).items():
+        try:
+            base64.b64decode(value, validate=True)
+        except (ValueError, TypeError):
+            found.append(f"data.{key}: Invalid value: must be base64")
+    return found
+
+
+def _check_event(obj: JsonObject) -> list[str]:
+    involved = obj.get("involvedObject") or {}
+    if involved.get("namespace") and involved["namespace"] != obj["metadata"].get("namespace"):
+        return [f"involvedObject.namespace: Invalid value: {involved['namespace']!r}: does not match event.namespace"]
+    return []
+
+
+_DEFAULTS: dict[Kind, Callable[[JsonObject], None]] = {
+    kinds.NAMESPACE: _default_namespace,
+    kinds.POD: _default_pod,
+    kinds.DEPLOYMENT: _default_deployment,
+    kinds.CORE_SERVICE: _default_service,
+    kinds.SECRET: _default_secret,
+    kinds.ENDPOINT_SLICE: _default_endpoint_slice,
+}
+_CHECKS: dict[Kind, Callable[[JsonObject], list[str]]] = {
+    kinds.POD: _check_pod,
+    kinds.DEPLOYMENT: _check_deployment,
+    kinds.CORE_SERVICE: _check_service,
+    kinds.SECRET: _check_secret,
+    kinds.EVENT: _check_event,
+}

@@ -1,0 +1,75 @@
+"""The CA, the server certificate, the token and the kubeconfig."""
+
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from cryptography import x509
+
+from controller.embedded.credentials import load_or_create
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_everything_is_private_and_used_again(tmp_path: Path) -> None:
+    """Files are 0600; a second start finds the same credential."""
+    first = load_or_create(tmp_path / "pki", NOW)
+    first.write_kubeconfig("https://127.0.0.1:6443")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "pki").iterdir()}
+    assert load_or_create(tmp_path / "pki", NOW + timedelta(days=30)) == first
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pki").iterdir()} == before
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "pki").iterdir()} == {0o600}
+    assert stat.S_IMODE((tmp_path / "pki").stat().st_mode) == 0o700
+
+
+def test_the_server_certificate_is_for_loopback(tmp_path: Path) -> None:
+    """Its names are localhost, 127.0.0.1 and ::1, and it is signed by our CA."""
+    found = load_or_create(tmp_path, NOW)
+    certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found.ca.read_bytes()))
+
+
+def test_a_certificate_near_its_end_is_made_anew_under_the_same_ca(tmp_path: Path) -> None:
+    """A kubeconfig from before stays valid: the CA and the token are the same."""
+    first = load_or_create(tmp_path, NOW)
+    ca, certificate = first.ca.read_bytes(), first.certificate.read_bytes()
+    later = load_or_create(tmp_path, NOW + timedelta(days=380))
+    assert later.ca.read_bytes() == ca
+    assert later.token == first.token
+    assert later.certificate.read_bytes() != certificate
+
+
+def test_only_the_token_is_accepted(tmp_path: Path) -> None:
+    """Any other text is refused, also text that isn't ASCII."""
+    found = load_or_create(tmp_path, NOW)
+    assert found.accepts(found.token)
+    for wrong in ("", found.token[:-1], found.token + "x", "ü", "\udcff"):
+        assert not found.accepts(wrong)
+
+
+def test_the_kubeconfig_holds_all_a_client_needs(tmp_path: Path) -> None:
+    """Server, CA and token in one file, and its context is current."""
+    found = load_or_create(tmp_path / "pki", NOW, kubeconfig=tmp_path / "kubeconfig")
+    found.write_kubeconfig("https://127.0.0.1:1")
+    config = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    assert config["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:1"
+    assert config["users"][0]["user"]["token"] == found.token
+    assert config["current-context"] == config["contexts"][0]["name"]
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    """The error says which file, and that deleting it helps."""
+    load_or_create(tmp_path, NOW)
+    (tmp_path / "server.crt").write_text("not PEM")
+    with pytest.raises(ValueError, match=r"server\.crt: not a PEM certificate; delete it"):
+        load_or_create(tmp_path, NOW)

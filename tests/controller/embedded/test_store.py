@@ -1,0 +1,163 @@
+"""The store: revisions, history, compaction, the lock, and what survives."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.apis.meta import Key
+from controller.embedded.resources import ResourceId
+from controller.embedded.store import BACKLOG, Compacted, Event, Store, StoreInUse, TooNew
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+THINGS = ResourceId("", "things")
+
+
+def _obj(name: str, value: int = 0) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": name}, "value": value}
+
+
+def _key(name: str) -> Key:
+    return Key("ns", name)
+
+
+def test_each_write_has_the_next_revision(store: Store) -> None:
+    """One counter over all objects; deletions count too."""
+    first = store.put(THINGS, _key("a"), _obj("a"))
+    second = store.put(THINGS, _key("b"), _obj("b"))
+    gone = store.remove(THINGS, _key("a"))
+    assert [first.revision, second.revision, gone.revision] == [1, 2, 3]
+    assert gone.obj["metadata"]["resourceVersion"] == "3"
+    assert store.get(THINGS, _key("a")) is None
+
+
+def test_a_restart_shows_the_same_state_and_history(tmp_path: Path) -> None:
+    """Objects, the counter and the log are there again; revisions go on from where they were."""
+    store = Store(tmp_path)
+    store.put(THINGS, _key("a"), _obj("a", 1))
+    store.put(THINGS, _key("a"), _obj("a", 2))
+    store.put(THINGS, _key("b"), _obj("b"))
+    store.remove(THINGS, _key("b"))
+    before = [(event.revision, event.type, event.new.body) for event in store.since(0)]
+    store.close()
+    again = Store(tmp_path)
+    assert [(event.revision, event.type, event.new.body) for event in again.since(0)] == before
+    assert [stored.obj["value"] for stored in again.find(THINGS)] == [2]
+    assert again.put(THINGS, _key("c"), _obj("c")).revision == 5
+    again.close()
+
+
+def test_compaction_forgets_history_but_no_object(tmp_path: Path) -> None:
+    """Old events are gone (Compacted), every live object stays, also over a restart."""
+    store = Store(tmp_path, history=10)
+    store.put(THINGS, _key("quiet"), _obj("quiet"))
+    for value in range(30):
+        store.put(THINGS, _key("busy"), _obj("busy", value))
+    with pytest.raises(Compacted):
+        store.since(1)
+    with pytest.raises(TooNew):
+        store.since(99)
+    compacted, revision = store.compacted, store.revision
+    store.close()
+    again = Store(tmp_path, history=10)
+    assert (again.compacted, again.revision) == (compacted, revision)
+    assert {stored.key.name: stored.obj["value"] for stored in again.find(THINGS)} == {"quiet": 0, "busy": 29}
+    assert len(again.since(again.compacted)) <= 11
+    again.close()
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """The directory belongs to one process at a time; the error says who has it and what to do."""
+    store = Store(tmp_path)
+    with pytest.raises(StoreInUse, match=r"is in use by another zerogate \(process \d+\); stop that one"):
+        Store(tmp_path)
+    store.close()
+    Store(tmp_path).close()
+
+
+def test_a_subscriber_gets_what_it_missed_then_what_comes(store: Store) -> None:
+    """Events after the revision it names, of its resource only, in order, without a gap."""
+    store.put(THINGS, _key("a"), _obj("a"))
+    store.put(THINGS, _key("b"), _obj("b"))
+    woken: list[int] = []
+    subscription = store.subscribe(THINGS, lambda: woken.append(1), since=1)
+    assert [event.new.key.name for event in subscription.take()] == ["b"]
+    store.put(ResourceId("", "others"), _key("x"), _obj("x"))
+    store.put(THINGS, _key("c"), _obj("c"))
+    store.remove(THINGS, _key("c"))
+    assert [event.type for event in subscription.take()] == ["ADDED", "DELETED"]
+    assert len(woken) == 1
+
+
+def test_a_subscriber_that_takes_nothing_is_cut_off(store: Store) -> None:
+    """Its queue is bounded: at the bound it is emptied and marked, so it costs no more memory."""
+    subscription = store.subscribe(THINGS, lambda: None, since=0)
+    event = Event(1, "ADDED", THINGS, store.put(THINGS, _key("a"), _obj("a")), None)
+    for _ in range(BACKLOG):
+        subscription.offer(event)
+    assert subscription.overflowed
+    assert subscription.take() == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=20))
+def test_a_list_at_a_revision_is_the_list_that_was(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, bool]]
+) -> None:
+    """For every revision in the history, `find_at` gives what `find` gave then."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    seen = {0: store.find(THINGS)}
+    for name, value, is_removal in steps:
+        if not is_removal:
+            store.put(THINGS, _key(name), _obj(name, value))
+        elif store.get(THINGS, _key(name)):
+            store.remove(THINGS, _key(name))
+        seen[store.revision] = store.find(THINGS)
+    for revision, expected in seen.items():
+        assert [each.body for each in store.find_at(revision, THINGS)] == [each.body for each in expected]
+    store.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from controller.apis.meta import Key
+from controller.embedded.resources import ResourceId
+from controller.embedded.store import Store
+store = Store(Path(sys.argv[1]), history=50)
+for n in range(100_000):
+    name = f"o{n % 40}"
+    obj = {"metadata": {"name": name}, "value": n, "pad": "x" * 500}
+    stored = store.put(ResourceId("", "things"), Key("ns", name), obj)
+    if n % 97 == 0:
+        store.checkpoint()
+    print(stored.revision, name, n, flush=True)
+"""
+
+
+def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
+    """A child that writes in a loop is killed at some moment; whatever it had acknowledged is there."""
+    acknowledged: dict[str, tuple[int, int]] = {}
+    with subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            revision, name, value = line.split()
+            acknowledged[name] = (int(revision), int(value))
+            if int(revision) == 1500:
+                child.send_signal(signal.SIGKILL)
+    store = Store(tmp_path, history=50)
+    last = max(revision for revision, _ in acknowledged.values())
+    assert last <= store.revision <= last + 1  # one write may have been on its way to us
+    for name, (revision, value) in acknowledged.items():
+        stored = store.get(THINGS, _key(name))
+        assert stored is not None
+        assert stored.revision == store.revision or (stored.revision, stored.obj["value"]) == (revision, value)
+    store.close()
