@@ -36,11 +36,12 @@ import orjson
 
 from controller.apis import kinds, meta
 from controller.embedded import podphase, probes
-from controller.embedded.podevents import PodEvents
 from controller.embedded.podphase import Life
 from controller.embedded.ports import NoPort
 from controller.embedded.runtimes import Completed, Exit, Launch, Process, RuntimeGone, StartError, command
 from controller.kube.errors import Conflict, Invalid, KubeError, NotFound
+from controller.kube.events import Recorder
+from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -66,6 +67,7 @@ _EXPLAIN_AFTER = 2.0
 """Seconds a container may fail its readiness probe before the status says why: most starts are over by then, and a
 cold start should not pay for a PATCH that is stale at once."""
 _CAP_POLL = 0.5
+_EVENT_LINGER = 1.0
 _NEARLY = 0.9
 """Of a probe's period: a timer may be a little early, and a result then still counts."""
 
@@ -88,7 +90,7 @@ class Agent:
         self.logs = logs
         self.ports = ports
         self.images = images
-        self.events = PodEvents(kube, "kubelet", node)
+        self._recorder = Recorder(kube, "kubelet", lambda: datetime.now(UTC))
         self.starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self.inherited = {name: os.environ[name] for name in command.INHERITED if name in os.environ}
         self._node = node
@@ -103,7 +105,7 @@ class Agent:
         await self.runtime.open()
         pods = await self.kube.list(kinds.POD)
         self.logs.forget_all_but({meta.uid_of(pod) for pod in pods["items"]})
-        self._event_writer = asyncio.get_running_loop().create_task(self.events.run(), name="pod events")
+        self._event_writer = asyncio.get_running_loop().create_task(self._recorder.run(), name="pod events")
 
     async def stop(self, cap: float = STOP_CAP) -> None:
         """End every process: SIGTERM, then SIGKILL after the pod's grace period or `cap` seconds. The pods stay in the
@@ -147,6 +149,11 @@ class Agent:
 
     def forget(self, uid: str) -> None:
         self._sandboxes.pop(uid, None)
+
+    def record(self, pod: JsonObject, event: Event) -> None:
+        """Write an event about a pod, a little later: a cold start has better things to do with the API server."""
+        subject = {**pod, "apiVersion": kinds.POD.api_version, "kind": kinds.POD.kind}
+        asyncio.get_running_loop().call_later(_EVENT_LINGER, self._recorder.record, subject, event)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -260,7 +267,7 @@ class _Sandbox:
             launch = self._launch(container, sources)
         except command.NoCommand as error:
             container.life = podphase.no_command(life, str(error), now)
-            self._event(container, "Failed", f"Error: {error}", warning=True)
+            self._event("Failed", f"Error: {error}", warning=True)
             return
         except (command.ConfigError, NoPort) as error:
             self._misconfigured(container, str(error))
@@ -277,7 +284,7 @@ class _Sandbox:
             log.close(now)
             container.exited.set()
             container.life = podphase.unstartable(life, str(error), policy=self._policy, now=now)
-            self._event(container, "Failed", f"Error: {error}", warning=True)
+            self._event("Failed", f"Error: {error}", warning=True)
             return
         except BaseException:
             log.close(now)
@@ -301,7 +308,7 @@ class _Sandbox:
             self._agent.spawn(self._probe(container, probe), f"{probe.kind} probe of {meta.key_of(self.pod)}")
             for probe in found
         ]
-        self._event(container, "Started", f"Started container {life.name}")
+        self._event("Started", f"Started container {life.name}")
 
     def _launch(self, container: _Container, sources: command.Sources) -> Launch:
         spec = container.spec
@@ -346,7 +353,7 @@ class _Sandbox:
 
     def _misconfigured(self, container: _Container, message: str) -> None:
         container.life = podphase.misconfigured(container.life, message, datetime.now(UTC))
-        self._event(container, "Failed", f"Error: {message}", warning=True)
+        self._event("Failed", f"Error: {message}", warning=True)
 
     def _exited(self, container: _Container, end: Exit) -> None:
         """The runtime's report: the process and its group are no more, its output is all in the log."""
@@ -373,7 +380,7 @@ class _Sandbox:
         waiting = container.life.waiting
         if waiting is not None and waiting.reason == "CrashLoopBackOff":
             text = f"Back-off restarting failed container {container.life.name} in pod {meta.name_of(self.pod)}"
-            self._event(container, "BackOff", text, warning=True)
+            self._event("BackOff", text, warning=True)
         self._wake.set()
         self.publish()
 
@@ -399,7 +406,7 @@ class _Sandbox:
             if not result.passed and now - reported >= probe.period * _NEARLY:
                 reported = now
                 text = f"{probe.kind.capitalize()} probe failed: {result.message}"
-                self._event(container, "Unhealthy", text, warning=True)
+                self._event("Unhealthy", text, warning=True)
             if self._judge(container, probe, before, tally, result.message, now - began):
                 return
             await asyncio.sleep(podphase.probe_interval(probe, now - began, passed=passed_once))
@@ -423,7 +430,7 @@ class _Sandbox:
             return False
         if tally.verdict is False:
             text = f"Container {container.life.name} failed {probe.kind} probe, will be restarted"
-            self._event(container, "Killing", text)
+            self._event("Killing", text)
             # Its own task: the end of the process cancels this one.
             self._agent.spawn(self._stop(container, self._grace()), f"restart of {meta.key_of(self.pod)}")
             return True
@@ -455,7 +462,7 @@ class _Sandbox:
     async def _terminate(self) -> None:
         running = [container for container in self._containers if container.process is not None]
         for container in running:
-            self._event(container, "Killing", f"Stopping container {container.life.name}")
+            self._event("Killing", f"Stopping container {container.life.name}")
         await asyncio.gather(*(self._stop(container, self._grace()) for container in running))
 
     async def _stop(self, container: _Container, grace: float) -> None:
@@ -497,9 +504,9 @@ class _Sandbox:
                 done = await self._beside(container, argv, grace)
                 if done.code:
                     text = f"PreStopHook failed: exit code {done.code}: {done.output}"
-                    self._event(container, "FailedPreStopHook", text, warning=True)
+                    self._event("FailedPreStopHook", text, warning=True)
         except (StartError, RuntimeGone) as error:
-            self._event(container, "FailedPreStopHook", f"PreStopHook failed: {error}", warning=True)
+            self._event("FailedPreStopHook", f"PreStopHook failed: {error}", warning=True)
         finally:
             exited.cancel()
 
@@ -559,8 +566,8 @@ class _Sandbox:
         # The uid makes a patch of another pod with the same name fail instead of lie.
         return {"metadata": {"uid": meta.uid_of(self.pod), "annotations": annotations}, "status": status}
 
-    def _event(self, container: _Container, reason: str, message: str, *, warning: bool = False) -> None:
-        self._agent.events.record(self.pod, reason, message, container=container.life.name, warning=warning)
+    def _event(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self._agent.record(self.pod, Event("Warning" if warning else "Normal", reason, message))
 
 
 def _first_life(spec: JsonObject, former: JsonObject | None) -> Life:

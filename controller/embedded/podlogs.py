@@ -26,6 +26,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from controller.apis import meta
+from controller.embedded.apiserver import LogError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -160,7 +161,7 @@ class PodLogs:
         limit_bytes: int | None = None,
     ) -> AsyncIterator[bytes]:
         """A container's log in chunks of whole lines, as `kubectl logs` asks for it. The stream ends at the end of the
-        log or, following, of the container. Raises FileNotFoundError with a sentence when there is no such log."""
+        log or, following, of the container. Raises LogError when there is no such log."""
         path = self._log_of(pod, container, previous=previous)
         since = None if since_seconds is None else _stamp(datetime.now(UTC) - timedelta(seconds=since_seconds)).encode()
         chunks = self._read(path, since, tail_lines, follow=follow)
@@ -176,7 +177,7 @@ class PodLogs:
             lives = lives[:-1]
         if not lives:
             which = "previous terminated container" if previous else "container"
-            raise FileNotFoundError(
+            raise LogError(
                 f'{which} "{container}" in pod "{meta.name_of(pod)}" has no log: '
                 + ("it has not been restarted" if previous else "it is waiting to start")
             )
