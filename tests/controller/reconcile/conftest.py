@@ -76,7 +76,7 @@ class World:
         meta = {"namespace": "default", **obj["metadata"], "generation": 1, "uid": f"uid-{next(self._serial)}"}
         new = copy.deepcopy({**obj, "metadata": meta})
         assert (kind, key_of(new)) not in self._objects, f"{kind.kind} {key_of(new)} exists"
-        self._put(kind, new)
+        self.put(kind, new)
         return new
 
     def update(self, obj: JsonObject) -> None:
@@ -86,10 +86,10 @@ class World:
         new = copy.deepcopy(obj)
         changed = new.get("spec") != old.get("spec")
         new["metadata"]["generation"] = generation_of(old) + changed
-        self._put(kind, new)
+        self.put(kind, new)
 
     def set_status(self, kind: Kind, key: Key, status: JsonObject) -> None:
-        self._put(kind, {**self._objects[kind, key], "status": copy.deepcopy(status)})
+        self.put(kind, {**self._objects[kind, key], "status": copy.deepcopy(status)})
 
     def patch(self, patch: Patch) -> None:
         self.update(_merged(self._objects[patch.kind, patch.key], patch.body))
@@ -101,11 +101,12 @@ class World:
         key = Key("default", name)
         obj = self._objects[kind, key]
         if obj["metadata"].get("finalizers"):
-            self._put(kind, {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+            self.put(kind, {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}})
         else:
             self._remove(kind, key)
 
-    def _put(self, kind: Kind, obj: JsonObject) -> None:
+    def put(self, kind: Kind, obj: JsonObject) -> None:
+        """The object as it is, at a new resourceVersion."""
         obj["metadata"] = {**obj["metadata"], "resourceVersion": str(next(self._serial))}
         self._objects[kind, key_of(obj)] = obj
 
@@ -146,13 +147,17 @@ class World:
     def settle(self, *, cluster: bool = True) -> None:
         """Passes over everything until nothing changes. `cluster` plays kubelet, autoscaler and ingress as well."""
         for _ in range(40):
-            self.now += timedelta(seconds=1)
-            busy = [self.reconcile(controller, name) for controller, name in self._keys()]
-            if cluster:
-                self.play()
-            if not any(does_something(plan) for plan in busy):
+            if not any(does_something(plan) for plan in self.pass_over(cluster=cluster)):
                 return
         raise AssertionError("the controllers never come to rest")
+
+    def pass_over(self, *, cluster: bool = True) -> list[Plan]:
+        """One pass over every object, a second later."""
+        self.now += timedelta(seconds=1)
+        plans = [self.reconcile(controller, name) for controller, name in self._keys()]
+        if cluster:
+            self.play()
+        return plans
 
     def _keys(self) -> Iterable[tuple[Controller[Any], str]]:
         return [(controller, name) for controller in CONTROLLERS for name in self.names(controller.kind)]
