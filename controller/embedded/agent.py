@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
-    from controller.embedded.podlogs import LogWriter, PodLogs
+    from controller.embedded.logfile import LogWriter
+    from controller.embedded.podlogs import PodLogs
     from controller.embedded.podphase import Probe, Tally
     from controller.embedded.ports import PortAllocator
     from controller.embedded.runtimes import Runtime

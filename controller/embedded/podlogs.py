@@ -1,14 +1,7 @@
-"""Container logs: written to size-bounded files as lines come, read back for `logs`.
+"""The logs of pods: who writes where, and what `logs` reads.
 
-The format on disk is CRI's, what kubelet keeps: `<RFC 3339 time> <stdout|stderr> <F|P> <text>`, P for a part of a
-line longer than 16 KiB. One life of a container is one log, `<folder>/<n>.log` with n its restart count, so that
-`--previous` is n - 1; a log is three files of 10 MiB at most (`.log`, `.log.1`, `.log.2`), after which the oldest is
-lost. Folders are `<root>/<namespace>_<pod>_<uid>/<container>` and go with the pod.
-
-Bounds: a read from the pipe is 64 KiB, so a talkative container costs a turn of the event loop no more than writing
-that; while we don't read, the pipe fills and the container waits. A partial line is held up to 16 KiB. A disk that
-refuses a write costs that output, never the container. The last 80 lines or 2 KiB are kept in memory for
-`lastState.terminated.message` (FallbackToLogsOnError).
+One life of a container is one log (see `logfile`), `<root>/<namespace>_<pod>_<uid>/<container>/<n>.log` with n its
+restart count, so that `--previous` is n - 1. Of the lives before, only the last is kept; folders go with the pod.
 
 A follower reads the same files and is woken by the writer. It holds its file open, so a rotation loses nothing unless
 it is three files behind.
@@ -22,11 +15,11 @@ import shutil
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from controller.apis import meta
 from controller.embedded.apiserver import LogError
+from controller.embedded.logfile import MAX_FILES, LogWriter, rotated, stamp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,88 +27,7 @@ if TYPE_CHECKING:
 
     from controller.apis.meta import JsonObject
 
-MAX_BYTES = 10 * 1024 * 1024
-MAX_FILES = 3
-_LINE_LIMIT = 16 * 1024
-_TAIL_BYTES, _TAIL_LINES = 2048, 80
 _CHUNK = 64 * 1024
-
-
-class LogWriter:
-    """One life's log. `write` and `close` are called in the event loop; `path` is the current file."""
-
-    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> None:
-        self.path = path
-        self.closed = False
-        self._max_bytes = max_bytes
-        self._max_files = max_files
-        self._rest = {"stdout": b"", "stderr": b""}
-        self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
-        self._waiting: list[asyncio.Future[None]] = []
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file: BinaryIO = path.open("ab", buffering=0)
-        self._size = 0
-
-    def write(self, stream: str, data: bytes, now: datetime) -> None:
-        """Append what a container wrote to `stream` ("stdout" or "stderr") at `now`."""
-        *lines, rest = (self._rest[stream] + data).split(b"\n")
-        prefix = f"{_stamp(now)} {stream} ".encode()
-        entries = [prefix + b"F " + line + b"\n" for line in lines]
-        while len(rest) >= _LINE_LIMIT:
-            entries.append(prefix + b"P " + rest[:_LINE_LIMIT] + b"\n")
-            rest = rest[_LINE_LIMIT:]
-        self._rest[stream] = rest
-        self._tail.extend(line[:_TAIL_BYTES] for line in lines[-_TAIL_LINES:])
-        self._append(b"".join(entries))
-
-    def close(self, now: datetime) -> None:
-        """The container ended: unfinished lines become lines, followers see the end."""
-        for stream, rest in self._rest.items():
-            if rest:
-                self.write(stream, b"\n", now)
-        self.closed = True
-        self._file.close()
-        self._wake()
-
-    def tail(self) -> str:
-        """The end of the output, as a termination message: 80 lines and 2 KiB at most."""
-        return b"\n".join(self._tail).strip()[-_TAIL_BYTES:].decode(errors="replace")
-
-    async def changed(self) -> None:
-        """Return after the next write or the end."""
-        if self.closed:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            await waiter
-        finally:
-            with suppress(ValueError):
-                self._waiting.remove(waiter)
-
-    def _append(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._size and self._size + len(data) > self._max_bytes:
-            self._rotate()
-        with suppress(OSError):  # the disk is full: this output is lost, the container goes on
-            self._file.write(data)
-        self._size += len(data)
-        self._wake()
-
-    def _rotate(self) -> None:
-        self._file.close()
-        for older, newer in pairwise(_rotated(self.path, self._max_files)):
-            with suppress(FileNotFoundError):
-                newer.replace(older)
-        self._file = self.path.open("ab", buffering=0)
-        self._size = 0
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class PodLogs:
@@ -163,7 +75,7 @@ class PodLogs:
         """A container's log in chunks of whole lines, as `kubectl logs` asks for it. The stream ends at the end of the
         log or, following, of the container. Raises LogError when there is no such log."""
         path = self._log_of(pod, container, previous=previous)
-        since = None if since_seconds is None else _stamp(datetime.now(UTC) - timedelta(seconds=since_seconds)).encode()
+        since = None if since_seconds is None else stamp(datetime.now(UTC) - timedelta(seconds=since_seconds)).encode()
         chunks = self._read(path, since, tail_lines, follow=follow)
         return _limited(_shown(chunks, timestamps=timestamps), limit_bytes)
 
@@ -231,18 +143,13 @@ class _Files:
 
 def _open_all(path: Path) -> _Files:
     files = []
-    for name in _rotated(path, MAX_FILES):
+    for name in rotated(path, MAX_FILES):
         with suppress(FileNotFoundError):
             files.append(name.open("rb", buffering=0))
     return _Files(path, files)
 
 
-def _rotated(path: Path, count: int) -> list[Path]:
-    """The log's files, oldest first: `.log.2`, `.log.1`, `.log`."""
-    return [*(path.with_name(f"{path.name}.{n}") for n in range(count - 1, 0, -1)), path]
-
-
-async def _history(files: _Files, since: bytes | None, tail_lines: int | None) -> AsyncIterator[list[bytes]]:
+def _history(files: _Files, since: bytes | None, tail_lines: int | None) -> AsyncIterator[list[bytes]]:
     """What the files hold now. A tail reads everything once and keeps as many entries as asked for; the newest file's
     position is its end afterwards, so that `news` goes on from there. Others get their turn after each 64 KiB."""
     kept: deque[list[bytes]] = deque()
@@ -315,8 +222,3 @@ async def _limited(chunks: AsyncIterator[bytes], limit: int | None) -> AsyncIter
         limit -= len(chunk)
         if limit <= 0:
             return
-
-
-def _stamp(moment: datetime) -> str:
-    """RFC 3339 with nine digits, of constant length so that stamps compare as text."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"

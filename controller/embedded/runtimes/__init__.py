@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from controller.embedded.podlogs import LogWriter
+    from controller.embedded.logfile import LogWriter
 
 
 @dataclass(frozen=True, slots=True)

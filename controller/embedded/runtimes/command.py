@@ -111,7 +111,7 @@ def _entrypoint(image: str, images: Images) -> Sequence[str]:
             return images[name]
     raise NoCommand(
         f'image "{image}" has no command on this machine: add command: to the container, '
-        f'or start zerogate up with --image {_spellings(image)[-1] or "NAME"}="COMMAND"'
+        f'or start zerogate up with --image {_spellings(image)[1] or "NAME"}="COMMAND"'
     )
 
 

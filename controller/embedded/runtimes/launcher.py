@@ -226,7 +226,7 @@ class Launcher:
         for pid in _children():
             if pid in self._by_leader:
                 continue
-            marker = _marker_of(pid)
+            marker = marker_of(pid)
             if marker and marker not in markers:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
@@ -281,7 +281,8 @@ def _children() -> list[int]:
         return []
 
 
-def _marker_of(pid: int) -> str:
+def marker_of(pid: int) -> str:
+    """To which container a process belongs, "" if to none or if it can't be told."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environ = file.read()

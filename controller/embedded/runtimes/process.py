@@ -10,8 +10,8 @@ shell would read it. An image would bring a file system of its own; there is non
 
 **Leftovers.** Should the launcher be killed together with the control process, what containers daemonised survives.
 So every start is noted in `<data dir>/processes` (pid, start time, marker), and `open` kills whatever of that still
-runs: a group whose leader has the noted start time, or whose leader is gone and whose members carry the marker. Start
-times tell a process from a later one with the same pid; both need /proc, without it the launcher alone must do.
+runs: the group of a leader with the noted start time (which tells it from a later process with the same pid), and
+whatever carries a noted marker in its environment. Both need /proc; without it the launcher alone must do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from controller.embedded.runtimes import Completed, Exit, Launch, RuntimeGone, StartError, launcher
 
 if TYPE_CHECKING:
-    from controller.embedded.podlogs import LogWriter
+    from controller.embedded.logfile import LogWriter
 
 _LENGTH = struct.Struct(">I")
 _READ = 64 * 1024
@@ -353,16 +353,14 @@ class _Journal:
     def kill_leftovers(self) -> None:
         noted = self._read()
         if noted:
+            markers = {marker for _, marker in noted.values()}
             for pid in _processes():
                 leader = _group_of(pid)
-                if leader in noted and self._is_ours(pid, leader, *noted[leader]):
+                known = leader in noted and _start_time(leader) == noted[leader][0]
+                if known or launcher.marker_of(pid) in markers:
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
         self.clear()
-
-    def _is_ours(self, pid: int, leader: int, started: str, marker: str) -> bool:
-        now = _start_time(leader)
-        return now == started if now else f"{launcher.MARKER}={marker}".encode() in _environ(pid)
 
     def _compact(self) -> None:
         alive = {pid: entry for pid, entry in self._read().items() if _start_time(pid) == entry[0]}
@@ -423,13 +421,6 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
-
-
-def _environ(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
 
 
 def _oom_kills() -> int:

@@ -1,0 +1,144 @@
+"""Container logs on disk and as `kubectl logs` reads them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controller.embedded.apiserver import LogError
+from controller.embedded.podlogs import PodLogs
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+POD = {"metadata": {"name": "p", "namespace": "n", "uid": "u"}}
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return PodLogs(tmp_path / "logs")
+
+
+async def read(logs, **options):
+    return b"".join([chunk async for chunk in await logs.open(POD, "c", **options)]).decode()
+
+
+def filled(logs, life=0, lines=("one", "two", "three"), now=NOW):
+    writer = logs.writer(POD, "c", life)
+    writer.write("stdout", "".join(f"{line}\n" for line in lines).encode(), now)
+    return writer
+
+
+async def test_entries_are_cri_and_read_back_plain(logs):
+    writer = filled(logs, lines=["one"])
+    writer.write("stderr", b"two\n", NOW)
+    assert writer.path.read_text() == (
+        "2026-01-01T00:00:00.000000000Z stdout F one\n2026-01-01T00:00:00.000000000Z stderr F two\n"
+    )
+    assert await read(logs) == "one\ntwo\n"
+    assert await read(logs, timestamps=True) == (
+        "2026-01-01T00:00:00.000000000Z one\n2026-01-01T00:00:00.000000000Z two\n"
+    )
+    writer.close(NOW)
+
+
+async def test_lines_cut_anywhere_come_back_whole(logs):
+    writer = logs.writer(POD, "c", 0)
+    for byte in b"hello\nwor":
+        writer.write("stdout", bytes([byte]), NOW)
+    assert await read(logs) == "hello\n"
+    writer.close(NOW)
+    assert await read(logs) == "hello\nwor\n"
+
+
+async def test_a_long_line_is_written_in_parts_and_read_as_one(logs):
+    writer = logs.writer(POD, "c", 0)
+    writer.write("stdout", b"x" * 40000, NOW)
+    assert writer.path.read_text().count(" stdout P ") == 2
+    writer.write("stdout", b"y\nnext\n", NOW)
+    assert await read(logs) == "x" * 40000 + "y\nnext\n"
+    assert await read(logs, tail_lines=2) == "x" * 40000 + "y\nnext\n"
+    assert (await read(logs, timestamps=True)).count("2026-01-01") == 2
+    writer.close(NOW)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "three\n"), (2, "two\nthree\n"), (9, "one\ntwo\nthree\n")])
+async def test_tail(logs, count, text):
+    filled(logs).close(NOW)
+    assert await read(logs, tail_lines=count) == text
+
+
+async def test_limit_bytes_cuts_exactly(logs):
+    filled(logs).close(NOW)
+    assert await read(logs, limit_bytes=5) == "one\nt"
+
+
+async def test_since_leaves_older_lines_out(logs):
+    writer = filled(logs, lines=["old"], now=datetime.now(UTC) - timedelta(minutes=5))
+    writer.write("stdout", b"new\n", datetime.now(UTC))
+    assert await read(logs, since_seconds=60) == "new\n"
+    writer.close(NOW)
+
+
+async def test_previous_is_the_life_before_and_older_ones_are_removed(logs):
+    for life in range(3):
+        filled(logs, life, [f"life {life}"]).close(NOW)
+    assert await read(logs) == "life 2\n"
+    assert await read(logs, previous=True) == "life 1\n"
+    logs.forget(POD)
+    with pytest.raises(LogError, match="is waiting to start"):
+        await read(logs)
+
+
+async def test_previous_of_a_first_life_is_refused(logs):
+    filled(logs).close(NOW)
+    with pytest.raises(LogError, match="has not been restarted"):
+        await read(logs, previous=True)
+
+
+async def test_a_rotated_log_is_read_in_order(logs, monkeypatch):
+    writer = logs.writer(POD, "c", 0)
+    monkeypatch.setattr(writer, "_max_bytes", 200)
+    for number in range(9):
+        writer.write("stdout", f"{number}\n".encode(), NOW)
+    assert (await read(logs)).split() == [str(n) for n in range(9)][-len((await read(logs)).split()) :]
+    assert await read(logs, tail_lines=3) == "6\n7\n8\n"
+    writer.close(NOW)
+
+
+async def test_following_sees_what_comes_over_rotations_until_the_end(logs, monkeypatch):
+    writer = filled(logs)
+    monkeypatch.setattr(writer, "_max_bytes", 300)
+    stream = await logs.open(POD, "c", follow=True, tail_lines=1)
+    assert await anext(stream) == b"three\n"
+    got = bytearray()
+    for number in range(30):
+        writer.write("stdout", f"{number}\n".encode(), NOW)
+        got += await anext(stream)
+    writer.close(NOW)
+    async with asyncio.timeout(5):
+        async for chunk in stream:
+            got += chunk
+    assert got.decode().split() == [str(n) for n in range(30)]
+
+
+async def test_a_follower_that_leaves_is_forgotten(logs):
+    writer = filled(logs)
+    stream = await logs.open(POD, "c", follow=True)
+    await anext(stream)
+    reader = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert writer._waiting == []
+    writer.close(NOW)
+
+
+def test_logs_of_pods_that_are_gone_are_removed(logs):
+    filled(logs).close(NOW)
+    logs.forget_all_but({"u"})
+    assert [folder.name for folder in logs._root.iterdir()] == ["n_p_u"]
+    logs.forget_all_but(set())
+    assert list(logs._root.iterdir()) == []

@@ -1,0 +1,46 @@
+"""Host ports: free, distinct, not soon again."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from controller.embedded.ports import NoPort, PortAllocator
+
+
+def free_range(count: int) -> int:
+    """The first of `count` ports in a row that nobody uses."""
+    return next(low for low in range(21000, 29000, count) if all(_binds(port) for port in range(low, low + count)))
+
+
+def _binds(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_ports_are_distinct_and_a_released_one_is_last_in_line():
+    low = free_range(10)
+    ports = PortAllocator(low=low, high=low + 9)
+    first = ports.take()
+    ports.release(first)
+    assert [ports.take() for _ in range(10)][-1] == first
+
+
+def test_a_port_in_use_is_passed_over():
+    low = free_range(4)
+    with socket.create_server(("127.0.0.1", low)):
+        assert PortAllocator(low=low, high=low + 3).take() == low + 1
+
+
+def test_the_offset_is_where_it_begins():
+    low = free_range(4)
+    assert PortAllocator(low=low, high=low + 3, offset=4002).take() == low + 2
+
+
+def test_none_left_says_so():
+    low = free_range(1)
+    ports = PortAllocator(low=low, high=low)
+    ports.take()
+    with pytest.raises(NoPort, match=f"all 1 ports from {low} on are in use"):
+        ports.take()
