@@ -94,6 +94,8 @@ class RouteTable:
 
     def update(self, changes: Mapping[RouteId, tuple[RouteRule, ...] | None]) -> None:
         """Set the rules of some routes, or drop them where None. Raises ValueError for splits that don't sum to 100."""
+        for rules in changes.values():
+            _check(rules or ())
         touched: set[_Key] = set()
         for route, rules in changes.items():
             for key in _keys(self._routes.pop(route, ())):
@@ -141,6 +143,13 @@ class RouteTable:
 
     def __len__(self) -> int:
         return len(self._sources)
+
+
+def _check(rules: Iterable[RouteRule]) -> None:
+    """Refuse an update as a whole, before anything of it is in the table."""
+    for rule in rules:
+        if sum(split.percent for split in rule.splits) != 100:
+            raise ValueError(f"the splits of host {rule.host!r}, path {rule.path!r} do not sum to 100")
 
 
 def _keys(rules: Iterable[RouteRule]) -> set[_Key]:

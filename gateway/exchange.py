@@ -1,0 +1,518 @@
+"""The life of one request: the only place that knows the whole path. Read `Exchange` from top to bottom.
+
+Theory of operation
+-------------------
+`start` matches the rule, draws a split and asks the activator for a lease. The warm path is synchronous from the last
+byte of the client's head to the first byte sent to the endpoint: no task, no future. A cold or full revision, or an
+endpoint without an idle connection, costs one task (`_seek`). From dispatch on everything is a callback: the downstream
+connection feeds the request's content, the upstream connection the response, and each side's full write buffer pauses
+the other side's reading, so a slow peer costs one buffer each way (64 KiB here, the kernel's beyond).
+
+Content that arrives before there is an endpoint waits here, EARLY_LIMIT bytes at most, then the client's connection is
+not read until there is one.
+
+Retries happen only where the request cannot have run: the endpoint took no connection (`Lease.fail`, another lease, up
+to MAX_DIALS), or a reused connection turned out to be closed, before any byte of a response, under an idempotent
+request without content (RFC 9110 section 9.2.2; once, on a new connection). Whatever the endpoint answers is passed on.
+
+Every way out goes through `_end`: exactly once the lease is released, the load departs, the counters and the access
+log are told, and the upstream connection goes back to the pool or is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.core.deadlines import Deadlines
+from gateway.core.fields import request_head
+from gateway.core.http1 import serialise_chunk, serialise_last_chunk
+from gateway.core.traffic import RevisionTraffic
+from gateway.errors import GatewayError, NoRevision, UpstreamConnectFailure, UpstreamProtocolError, UpstreamReset
+from gateway.net.accesslog import Entry
+from gateway.net.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.activator.activator import Activator, Lease
+    from gateway.contract import Revision, RevisionId, Snapshot, Update
+    from gateway.core.http1 import RequestHead, ResponseHead
+    from gateway.core.routing import Destination, RouteTable
+    from gateway.core.traffic import WorkerTraffic
+    from gateway.net.accesslog import AccessLog
+    from gateway.net.downstream import Downstream
+    from gateway.net.pool import Pool
+    from gateway.net.upstream import Upstream
+
+__all__ = ["Exchange", "Exchanges", "Load"]
+
+EARLY_LIMIT = 64 * 1024
+MAX_DIALS = 3
+
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+_CLIENT_LEFT = 0  # the status of a request whose client did not wait (nginx logs 499)
+
+_log = logging.getLogger(__name__)
+
+
+class Load(Protocol):
+    """Who counts the load of each revision for the autoscaler."""
+
+    def arrive(self, revision: RevisionId) -> None: ...
+
+    def depart(self, revision: RevisionId) -> None: ...
+
+
+class Served:
+    """A revision and what this worker counts for it."""
+
+    __slots__ = ("name", "revision", "traffic")
+
+    def __init__(self, revision: Revision, traffic: RevisionTraffic) -> None:
+        self.revision = revision
+        self.traffic = traffic
+        self.name = str(revision.id)
+
+
+class Exchanges:
+    """What the exchanges of one worker share. `random` gives floats in [0, 1)."""
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        activator: Activator,
+        load: Load,
+        pool: Pool,
+        traffic: WorkerTraffic,
+        access_log: AccessLog,
+        random: Callable[[], float],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.routes = routes
+        self.activator = activator
+        self.load = load
+        self.pool = pool
+        self.traffic = traffic
+        self.access_log = access_log
+        self.random = random
+        self.served: dict[RevisionId, Served] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.in_flight = 0
+        # Unique over workers and restarts; a counter, because drawing 128 bits for each request costs more.
+        self._request_prefix = b"%08x%08x" % (int(random() * 2**32), int(random() * 2**32))
+        self._requests = 0
+
+    def apply(self, update: Update, snapshot: Snapshot) -> None:
+        """Take over the routes and revisions an update changed."""
+        if update.base:
+            self.routes.update(update.routes)
+        else:
+            self.routes.replace(snapshot.routes)
+        for key in update.revisions if update.base else {*self.served, *snapshot.revisions}:
+            revision = snapshot.revisions.get(key)
+            if revision is None:
+                self.served.pop(key, None)
+            else:
+                before = self.served.get(key)
+                traffic = RevisionTraffic(revision) if before is None else before.traffic
+                self.served[key] = Served(revision, traffic)
+
+    def begin(self, downstream: Downstream, head: RequestHead) -> Exchange | None:
+        """Take on a request; None if it was answered here and then."""
+        exchange = Exchange(self, downstream, head)
+        self.in_flight += 1
+        try:
+            exchange.start()
+        except GatewayError as error:
+            exchange.fail(error)
+        except Exception:  # noqa: BLE001 - our bug must cost one request and leave a trace, not the connection's state
+            self.report_bug()
+            exchange.fail(GatewayError("The gateway met an error of its own."))
+        return None if exchange.is_over else exchange
+
+    def refused(self, downstream: Downstream, error: GatewayError) -> None:
+        """A request that broke the protocol, or a connection too many: to be counted and logged."""
+        self.traffic.local_replies[error.response_flag] += 1
+        if self.access_log.enabled:
+            now = perf_counter()
+            status, flag, peer = error.status, error.response_flag, downstream.peer.address
+            self.access_log.add(Entry(now, 0.0, b"", b"", b"", status, 0, "", None, flag, b"", b"", peer))
+
+    def next_request_id(self) -> bytes:
+        """32 hexadecimal digits that this worker never gives out again."""
+        self._requests += 1
+        return b"%b%016x" % (self._request_prefix, self._requests)
+
+    def report_bug(self) -> None:
+        """Inside an `except`: count and print what should not have happened."""
+        self.traffic.unexpected_errors += 1
+        _log.error("unexpected error in an exchange\n%s", traceback.format_exc())
+
+
+class Exchange:
+    """One request and its response, between a downstream and an upstream connection."""
+
+    __slots__ = (
+        "_deadlines",
+        "_dials",
+        "_downstream",
+        "_early",
+        "_early_size",
+        "_endpoint",
+        "_flag",
+        "_head",
+        "_lease",
+        "_request_ended",
+        "_request_id",
+        "_responded",
+        "_sent",
+        "_served",
+        "_shared",
+        "_started",
+        "_status",
+        "_task",
+        "_trailers",
+        "_tunnel",
+        "_upstream",
+        "_wire_head",
+        "is_over",
+    )
+
+    def __init__(self, shared: Exchanges, downstream: Downstream, head: RequestHead) -> None:
+        self._shared = shared
+        self._downstream = downstream
+        self._head = head
+        self._started = perf_counter()
+        self._served: Served | None = None
+        self._lease: Lease | None = None
+        self._upstream: Upstream | None = None
+        self._deadlines: Deadlines | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._tunnel: Tunnel | None = None
+        self._early: list[bytes] | None = None
+        self._request_ended = not (head.chunked or head.content_length)
+        self._responded = False
+        self._status = _CLIENT_LEFT
+        self._sent = 0
+        self._flag = "-"
+        self.is_over = False
+
+    # --- the way there ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Route the request and send it if an endpoint is free. Raises GatewayError."""
+        shared = self._shared
+        head = self._head
+        self._request_id = b"" if head.request_id else shared.next_request_id()
+        rule = shared.routes.match(self._downstream.cluster_local, head)
+        splits = rule.destinations
+        destination = splits.only or splits.at(shared.random() * 100)
+        if head.others is not None and head.others.get(b"k-network-probe") == b"probe":
+            self._answer_probe(destination)
+            return
+        served = shared.served.get(destination.revision)
+        if served is None:
+            raise NoRevision(f"The route's revision {destination.revision} is not known here (any more).")
+        self._served = served
+        host = head.host or b""
+        self._wire_head = request_head(
+            head, rule.rewrite_host or host, destination.additions, self._downstream.peer, self._request_id
+        )
+        shared.load.arrive(destination.revision)
+        served.traffic.in_flight += 1
+        lease = shared.activator.try_acquire(destination.revision)
+        if lease is not None:
+            self._lease = lease
+            upstream = shared.pool.try_take(lease.endpoint)
+            if upstream is not None:
+                self._dispatch(upstream)
+                return
+        self._seek_in_task()
+
+    def _answer_probe(self, destination: Destination) -> None:
+        """Knative's network probe: does this gateway have the rule? Echo its hash, ask no endpoint."""
+        wanted = self._head.other(b"k-network-hash")
+        if not wanted:
+            self._reply(400, 'a probe request must contain a non-empty "K-Network-Hash" header')
+            return
+        known = destination.additions.value(b"k-network-hash") or wanted
+        self._reply(200, "probe", [b"k-network-hash: " + known])
+
+    def _seek_in_task(self) -> None:
+        shared = self._shared
+        self._task = shared.loop.create_task(self._seek(), name="exchange")
+        shared.tasks.add(self._task)
+        self._task.add_done_callback(shared.tasks.discard)
+
+    async def _seek(self) -> None:
+        """Find an endpoint that takes a connection, waiting for one as long as the activator says."""
+        try:
+            upstream = await self._connected()
+            self._task = None
+            self._dispatch(upstream)
+        except GatewayError as error:
+            self._task = None
+            self.fail(error)
+        except Exception:  # noqa: BLE001 - as in `begin`
+            self._task = None
+            self._shared.report_bug()
+            self.fail(GatewayError("The gateway met an error of its own."))
+
+    async def _connected(self) -> Upstream:
+        shared = self._shared
+        for attempt in range(1, MAX_DIALS + 1):
+            if self._lease is None:
+                self._lease = await self._leased()
+            endpoint = self._lease.endpoint
+            try:
+                return shared.pool.try_take(endpoint) or await shared.pool.dial(endpoint)
+            except UpstreamConnectFailure:
+                self._lease.fail()
+                self._lease.release()
+                self._lease = None
+                if attempt == MAX_DIALS:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def _leased(self) -> Lease:
+        assert self._served is not None
+        traffic = self._served.traffic
+        traffic.parked += 1
+        try:
+            return await self._shared.activator.acquire(self._served.revision.id)
+        finally:
+            traffic.parked -= 1
+
+    def _dispatch(self, upstream: Upstream) -> None:
+        """The request has its connection: the clocks start, head and early content go out."""
+        assert self._served is not None
+        revision = self._served.revision
+        if self._deadlines is None:
+            self._deadlines = Deadlines(
+                self._shared.loop.time(), revision.timeout, revision.response_start_timeout, revision.idle_timeout
+            )
+            self._downstream.set_deadline(self._deadlines.next_deadline())
+        self._upstream = upstream
+        upstream.send(self, self._head.method, self._wire_head)
+        if self._early is not None:
+            early, self._early = self._early, None
+            for piece in early:
+                self.request_body(piece)
+            if self._request_ended:
+                self._end_request()
+            self._downstream.resume()
+
+    # --- the request's content ----------------------------------------------------------------------------------------
+
+    def request_body(self, data: bytes) -> None:
+        upstream = self._upstream
+        if self._tunnel is not None or (upstream is not None and self._early is None):
+            assert upstream is not None
+            upstream.write(serialise_chunk(data) if self._head.chunked and not self._tunnel else data)
+            if self._deadlines is not None and self._deadlines.watches_idle:
+                self._deadlines.activity(self._shared.loop.time())
+            return
+        if self._early is None:
+            self._early = []
+            self._early_size = 0
+        self._early.append(data)
+        self._early_size += len(data)
+        if self._early_size > EARLY_LIMIT:
+            self._downstream.pause()
+
+    def request_end(self, trailers: list[bytes]) -> None:
+        self._request_ended = True
+        self._trailers = trailers
+        if self._upstream is not None:
+            self._end_request()
+        elif self._early is None:
+            self._early = []
+            self._early_size = 0
+
+    def _end_request(self) -> None:
+        if self._head.chunked and self._upstream is not None:
+            self._upstream.write(serialise_last_chunk(self._trailers))
+
+    def pause_request(self) -> None:
+        self._downstream.pause()
+
+    def resume_request(self) -> None:
+        self._downstream.resume()
+
+    # --- the response -------------------------------------------------------------------------------------------------
+
+    def response_interim(self, head: ResponseHead) -> None:
+        self._downstream.interim(head)
+
+    def response_switch(self, head: ResponseHead) -> None:
+        if self._head.upgrade is None or self._upstream is None:
+            raise UpstreamProtocolError("The endpoint switched protocols though nobody asked it to.")
+        self._responded = True
+        self._status = head.status
+        if self._deadlines is not None:
+            self._deadlines.response_started()
+        self._tunnel = Tunnel(self._downstream, self._upstream)
+        self._downstream.switch(head)
+
+    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
+        self._responded = True
+        self._status = head.status
+        if self._deadlines is not None:
+            self._deadlines.response_started()
+        self._downstream.respond(head, has_body=has_body, hold=hold)
+
+    def response_body(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._downstream.write(data)
+        if self._deadlines is not None and self._deadlines.watches_idle:
+            self._deadlines.activity(self._shared.loop.time())
+
+    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
+        # The request must be complete too, or what follows on that connection would be taken for its content.
+        self._end(reusable=reusable and self._request_ended)
+        self._downstream.finish(trailers)
+
+    def pause_response(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume_response(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # --- what can go wrong --------------------------------------------------------------------------------------------
+
+    def upstream_lost(self, error: GatewayError) -> None:
+        """The endpoint's connection closed or sent nonsense before the response was complete."""
+        upstream, self._upstream = self._upstream, None
+        if self._tunnel is not None:
+            self._end(reusable=False)
+            self._downstream.close_tunnel()
+        elif upstream is not None and self._may_send_again(upstream, error):
+            self._seek_anew()
+        else:
+            self.fail(error)
+
+    def _may_send_again(self, upstream: Upstream, error: GatewayError) -> bool:
+        return (
+            isinstance(error, UpstreamReset)
+            and upstream.is_reused
+            and not upstream.saw_response
+            and self._head.method in _IDEMPOTENT
+            and not (self._head.chunked or self._head.content_length)
+        )
+
+    def _seek_anew(self) -> None:
+        """Send the request again, on a new connection to the same endpoint: other idle ones may be as dead."""
+        self._task = self._shared.loop.create_task(self._redial(), name="exchange-redial")
+        self._shared.tasks.add(self._task)
+        self._task.add_done_callback(self._shared.tasks.discard)
+
+    async def _redial(self) -> None:
+        assert self._lease is not None
+        try:
+            upstream = await self._shared.pool.dial(self._lease.endpoint)
+            self._task = None
+            self._dispatch(upstream)
+        except UpstreamConnectFailure:
+            self._lease.fail()
+            self._lease.release()
+            self._lease = None
+            await self._seek()
+
+    def client_gone(self) -> None:
+        """The client left: its place is free at once, and the endpoint learns of it."""
+        if not self.is_over:
+            self._flag = "DC" if self._tunnel is None else self._flag
+            self._end(reusable=False)
+
+    def client_ended(self) -> None:
+        if self._tunnel is not None and self._tunnel.client_ended():
+            self._end_tunnel()
+
+    def endpoint_ended(self) -> None:
+        if self._tunnel is not None and self._tunnel.endpoint_ended():
+            self._end_tunnel()
+
+    def _end_tunnel(self) -> None:
+        tunnel = self._tunnel
+        assert tunnel is not None
+        self._upstream = None
+        self._end(reusable=False)
+        tunnel.close()
+
+    def on_deadline(self, now: float) -> float:
+        deadlines = self._deadlines
+        if deadlines is None:
+            return inf  # still waiting for an endpoint: the activator's time-out rules, and dispatch sets the clocks
+        error = deadlines.on_deadline(now)
+        if error is None:
+            return deadlines.next_deadline()
+        self.fail(error)
+        return inf
+
+    def fail(self, error: GatewayError) -> None:
+        """End with an error: a local reply while the client has seen nothing, else a reset."""
+        if self.is_over:
+            return
+        self._flag = error.response_flag
+        if self._responded:
+            self._end(reusable=False)
+            self._downstream.reset()
+        else:
+            self._reply(error.status, str(error))
+
+    def _reply(self, status: int, text: str, lines: list[bytes] | None = None) -> None:
+        self._status = status
+        self._shared.traffic.local_replies[self._flag] += 1
+        self._end(reusable=False)
+        self._downstream.reply(status, text, lines or [])
+
+    def _end(self, *, reusable: bool) -> None:
+        """Give back all that the request held. Exactly once."""
+        self.is_over = True
+        shared = self._shared
+        shared.in_flight -= 1
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            if reusable:
+                shared.pool.give(upstream)
+            else:
+                upstream.close()
+        lease = self._lease
+        if lease is not None:
+            lease.release()
+        duration = perf_counter() - self._started
+        served = self._served
+        if served is not None:
+            shared.load.depart(served.revision.id)
+            served.traffic.in_flight -= 1
+            served.traffic.observe(self._status, duration)
+        if shared.access_log.enabled:
+            head = self._head
+            shared.access_log.add(
+                Entry(
+                    self._started,
+                    duration,
+                    head.method,
+                    head.host or b"",
+                    head.target,
+                    self._status,
+                    self._sent,
+                    "" if served is None else served.name,
+                    None if lease is None else lease.endpoint,
+                    self._flag,
+                    self._request_id or head.request_id,
+                    head.user_agent,
+                    self._downstream.peer.address,
+                )
+            )

@@ -1,0 +1,485 @@
+"""One client's HTTP/1.1 connection: bytes in, heads and bodies to the exchange; the exchange's response out.
+
+Theory of operation
+-------------------
+The connection reads one request at a time. Its phase says what the next bytes are: a head, content, nothing yet (the
+response is pending; a pipelining client's next requests wait, at most MAX_PIPELINED bytes, then reading pauses), the
+other side of a tunnel, or the remains of a request that was answered before it was complete (discarded for a short
+while, so that the client gets to read the answer instead of a reset; RFC 9112 section 9.6).
+
+It knows no policy: `begin`, handed to it, makes the exchange of a request, which answers through `respond`, `write`,
+`finish`, `reply`, `reset` and `switch`. An HTTP/2 stream can offer the same six. A head is held back until the first
+piece of the body, so that both leave in one write.
+
+End of file counts as "the client left", as in nginx and Go: a proxy cannot tell a closed client from a half-closed one,
+and the former must free its place at once. In a tunnel half-close is passed on.
+
+One timer per connection, re-armed only when the deadline moves forward: a timer that fires too early looks at the
+deadline again. So a keep-alive request costs no timer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from math import inf
+from typing import TYPE_CHECKING, Protocol, cast
+
+from gateway.core.fields import Peer
+from gateway.core.http1 import (
+    REASONS,
+    ResponseHead,
+    parse_request,
+    request_body,
+    serialise_chunk,
+    serialise_last_chunk,
+    serialise_response,
+)
+from gateway.errors import GatewayError, HeadTimeout, Overloaded, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.http1 import BodyReader, RequestHead
+    from gateway.core.traffic import WorkerTraffic
+
+__all__ = ["Downstream", "Listener", "RequestSink"]
+
+HEAD_TIMEOUT = 10.0
+IDLE_TIMEOUT = 75.0  # nginx's keepalive_timeout
+LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout
+MAX_PIPELINED = 64 * 1024
+MAX_LINGER = 1024 * 1024
+
+
+class RequestSink(Protocol):
+    """The exchange, as a downstream connection sees it."""
+
+    def request_body(self, data: bytes) -> None: ...
+
+    def request_end(self, trailers: list[bytes]) -> None: ...
+
+    def fail(self, error: GatewayError) -> None:
+        """The request's content is malformed."""
+
+    def client_gone(self) -> None:
+        """The connection is closed; nothing can be written any more."""
+
+    def client_ended(self) -> None:
+        """End of file in a tunnel."""
+
+    def pause_response(self) -> None:
+        """The client reads slower than the endpoint writes."""
+
+    def resume_response(self) -> None: ...
+
+    def on_deadline(self, now: float) -> float:
+        """The exchange's clocks, looked at; when to look again, infinity if it will say so itself."""
+
+
+class Listener:
+    """What the connections of one listening address share. `begin` starts an exchange."""
+
+    __slots__ = ("begin", "cluster_local", "connections", "draining", "limit", "loop", "refused", "traffic")
+
+    def __init__(
+        self,
+        begin: Callable[[Downstream, RequestHead], RequestSink | None],
+        refused: Callable[[Downstream, GatewayError], None],
+        *,
+        cluster_local: bool,
+        limit: int,
+        traffic: WorkerTraffic,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.begin = begin
+        self.refused = refused
+        self.cluster_local = cluster_local
+        self.limit = limit
+        self.traffic = traffic
+        self.connections: set[Downstream] = set()
+        self.draining = False
+
+    def protocol(self) -> Downstream:
+        return Downstream(self)
+
+    def drain(self) -> None:
+        """Close the connections that wait for a request; the others close after their response."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+
+class Phase(IntEnum):
+    HEAD = 0
+    BODY = 1
+    PENDING = 2
+    TUNNEL = 3
+    LINGER = 4
+    CLOSED = 5
+
+
+# Plain names: an attribute of an enum is a dictionary look-up more on each request.
+_HEAD, _BODY, _PENDING, _TUNNEL, _LINGER, _CLOSED = Phase
+
+
+class Downstream(asyncio.Protocol):
+    """See the module. Everything is called on the loop's thread."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_chunked",
+        "_deadline",
+        "_exchange",
+        "_held",
+        "_keep",
+        "_linger_left",
+        "_listener",
+        "_malformed",
+        "_method",
+        "_persistent",
+        "_phase",
+        "_pumping",
+        "_reading",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_write_paused",
+        "peer",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._phase: Phase = _HEAD
+        self._buffer = b""
+        self._held = b""
+        self._body: BodyReader | None = None
+        self._exchange: RequestSink | None = None
+        self._keep = True
+        self._persistent = True
+        self._method = b""
+        self._chunked = False
+        self._pumping = False
+        self._malformed = False
+        self._reading = True
+        self._write_paused = False
+        self._deadline = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._linger_left = MAX_LINGER
+
+    @property
+    def cluster_local(self) -> bool:
+        return self._listener.cluster_local
+
+    # --- from the client ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        listener = self._listener
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
+        peername = transport.get_extra_info("peername")
+        self.peer = Peer(str(peername[0]).encode() if peername else b"unknown", b"http")
+        listener.connections.add(self)
+        listener.traffic.downstream_connections += 1
+        if listener.traffic.downstream_connections > listener.limit:
+            listener.traffic.refused_connections += 1
+            self._refuse(Overloaded(f"This gateway has all the {listener.limit} connections it may have."))
+            return
+        self._set_deadline(listener.loop.time() + IDLE_TIMEOUT)
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase is _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            self._pump(data)
+        elif phase is _BODY:
+            self._feed(data)
+        elif phase is _TUNNEL:
+            if self._exchange is not None:
+                self._exchange.request_body(data)
+        elif phase is _PENDING:
+            self._buffer += data
+            if len(self._buffer) > MAX_PIPELINED:
+                self.pause()
+        elif phase is _LINGER:
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                self._transport.abort()
+
+    def eof_received(self) -> bool:
+        if self._phase is _TUNNEL and self._exchange is not None:
+            self._exchange.client_ended()
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = _CLOSED
+        self._listener.connections.discard(self)
+        self._listener.traffic.downstream_connections -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        if self._exchange is not None:
+            self._exchange.pause_response()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._exchange is not None:
+            self._exchange.resume_response()
+        elif self._phase is _HEAD:
+            self._next()
+
+    def _pump(self, data: bytes) -> None:
+        """Start the requests in `data`, one after the other, for as long as they are answered at once."""
+        self._pumping = True
+        try:
+            while data and self._phase is _HEAD:
+                if self._write_paused:  # a client that asks and asks, and does not read: answers would pile up
+                    self._buffer = data
+                    self.pause()
+                    return
+                try:
+                    head = parse_request(data)
+                except ProtocolError as error:
+                    self._refuse(error)
+                    return
+                if head is None:
+                    self._await_head(data)
+                    return
+                self._buffer = data[head.end :] if head.end < len(data) else b""
+                self._start(head)
+                data = self._buffer
+        finally:
+            self._pumping = False
+
+    def _await_head(self, data: bytes) -> None:
+        if not self._buffer and self._deadline > self._listener.loop.time() + HEAD_TIMEOUT:
+            self._set_deadline(self._listener.loop.time() + HEAD_TIMEOUT)
+        self._buffer = data
+
+    def _start(self, head: RequestHead) -> None:
+        self._keep = head.keep_alive and not self._listener.draining
+        self._persistent = head.persistent
+        self._method = head.method
+        self._body = request_body(head)
+        self._phase = _PENDING if self._body is None else _BODY
+        exchange = self._listener.begin(self, head)
+        if exchange is None:
+            return
+        self._exchange = exchange
+        if self._buffer and self._body is not None:
+            rest, self._buffer = self._buffer, b""
+            self._feed(rest)
+
+    def _feed(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        try:
+            rest = body.feed(data, self)
+        except ProtocolError as error:
+            self._keep = False
+            self._malformed = True
+            if self._exchange is not None:
+                self._exchange.fail(error)
+            return
+        if rest is None:
+            return
+        if self._phase is _BODY:
+            self._phase = _PENDING
+            self._buffer = rest
+
+    def body(self, data: bytes) -> None:
+        """From the reader of the request's content."""
+        if self._exchange is not None:
+            self._exchange.request_body(data)
+
+    def end(self, trailers: list[bytes]) -> None:
+        """From the reader of the request's content: it is complete."""
+        self._body = None
+        if self._exchange is not None:
+            self._exchange.request_end(trailers)
+
+    # --- to the client ------------------------------------------------------------------------------------------------
+
+    @property
+    def request_complete(self) -> bool:
+        return self._body is None
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self._reading and self._phase is not _CLOSED:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._reading and self._phase is not _CLOSED:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
+        """Send the head of the final response. `hold`: content follows at once, so keep it for that write."""
+        if self._body is not None:
+            self._keep = False  # what is still to come of the request must not be taken for the next one
+        framing = b""
+        self._chunked = False
+        if head.content_length is not None:
+            if head.status >= 200 and head.status != 204:
+                framing = b"content-length: %d\r\n" % head.content_length
+        elif has_body:
+            if self._persistent:
+                self._chunked = True
+                framing = b"transfer-encoding: chunked\r\n"
+            else:
+                self._keep = False
+        if not self._keep:
+            framing += b"connection: close\r\n"
+        elif not self._persistent:
+            framing += b"connection: keep-alive\r\n"
+        if hold:
+            self._held = serialise_response(head, framing)
+        else:
+            self._transport.write(serialise_response(head, framing))
+
+    def interim(self, head: ResponseHead) -> None:
+        """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""
+        if self._persistent:
+            self._transport.write(serialise_response(head, b""))
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the response's content."""
+        if self._chunked:
+            data = serialise_chunk(data)
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._transport.write(data)
+
+    def finish(self, trailers: list[bytes]) -> None:
+        """The response is complete; go on with the next request, or close."""
+        if self._chunked:
+            self._transport.write(self._held + serialise_last_chunk(trailers))
+            self._held = b""
+        elif self._held:
+            self._transport.write(self._held)
+            self._held = b""
+        self._exchange = None
+        if not self._keep:
+            self._close_gently()
+            return
+        self._phase = _HEAD
+        self._set_deadline(self._listener.loop.time() + IDLE_TIMEOUT)
+        self._next()
+
+    def _next(self) -> None:
+        if not self._reading:
+            self.resume()
+        if self._buffer and not self._pumping:
+            data, self._buffer = self._buffer, b""
+            self._pump(data)
+
+    def reply(self, status: int, text: str, lines: list[bytes]) -> int:
+        """Answer the request ourselves with `text` as the body, and finish. Returns the body's size."""
+        body = text.encode() + b"\n"
+        head = ResponseHead(status, REASONS[status], True, [b"content-type: text/plain; charset=utf-8", *lines], 0)
+        head.content_length = len(body)
+        is_head_request = self._method == b"HEAD"
+        self.respond(head, has_body=True, hold=True)
+        if not is_head_request:
+            self.write(body)
+        self.finish([])
+        return 0 if is_head_request else len(body)
+
+    def reset(self) -> None:
+        """End a response that can't be completed, in a way no client takes for its end."""
+        self._exchange = None
+        self._held = b""
+        self._transport.abort()
+
+    def switch(self, head: ResponseHead) -> None:
+        """Send a 101 and be a tunnel from here on; what came early goes first."""
+        upgrade = b"connection: upgrade\r\nupgrade: %b\r\n" % (head.upgrade or b"")
+        self._transport.write(serialise_response(head, upgrade))
+        self._phase = _TUNNEL
+        self._keep = False
+        self._chunked = False
+        early, self._buffer = self._buffer, b""
+        self.resume()
+        if early and self._exchange is not None:
+            self._exchange.request_body(early)
+
+    def write_end(self) -> None:
+        """Pass on the endpoint's end of file in a tunnel."""
+        if self._phase is not _CLOSED and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def close_tunnel(self) -> None:
+        self._exchange = None
+        self._transport.close()
+
+    def drain(self) -> None:
+        self._keep = False
+        if self._phase is _HEAD and not self._buffer:
+            self._transport.close()
+
+    def set_deadline(self, when: float) -> None:
+        """Have the exchange's `on_deadline` called at `when`."""
+        self._set_deadline(when)
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer a request that never became an exchange, and close."""
+        self._keep = False
+        self._malformed = isinstance(error, ProtocolError)
+        self._phase = _PENDING
+        self._buffer = b""
+        self._body = None
+        self._listener.refused(self, error)
+        self.reply(error.status, str(error), [])
+
+    def _close_gently(self) -> None:
+        unread = self._malformed or self._body is not None or self._buffer
+        self._body = None
+        self._buffer = b""
+        self._phase = _LINGER
+        if not unread:
+            self._transport.close()
+            return
+        self.resume()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._set_deadline(self._listener.loop.time() + LINGER_TIMEOUT)
+
+    # --- the timer ----------------------------------------------------------------------------------------------------
+
+    def _set_deadline(self, when: float) -> None:
+        self._deadline = when
+        if when < self._timer_at or self._timer is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._listener.loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._listener.loop.time()
+        if now < self._deadline:
+            self._set_deadline(self._deadline)
+        elif self._exchange is not None:
+            # uvloop counts whole milliseconds, so a deadline may be met a little early; never spin on it.
+            when = self._exchange.on_deadline(now)
+            if when != inf:
+                self._set_deadline(max(when, now + 0.001))
+        elif self._phase is _HEAD and self._buffer:
+            self._refuse(HeadTimeout(f"The head of the request took longer than {HEAD_TIMEOUT:g} s."))
+        elif self._phase is _LINGER:
+            self._transport.abort()
+        else:
+            self._transport.close()

@@ -1,0 +1,254 @@
+"""One connection to an endpoint: a request head and its content out, a response to the exchange.
+
+Theory of operation
+-------------------
+A connection carries one exchange at a time (no pipelining upstream: one slow response would hold up others). It reads
+the response's head and content and hands them on; when the message is complete it tells its exchange whether it may
+be used again: both messages complete, the endpoint keeps it open, and not one byte too many.
+
+`is_reused` and `saw_response` are what the exchange needs to decide about a retry when the connection is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from gateway.core.http1 import UntilCloseReader, parse_response, response_body
+from gateway.errors import ProtocolError, UpstreamProtocolError, UpstreamReset
+
+if TYPE_CHECKING:
+    from gateway.core.http1 import BodyReader, ResponseHead
+    from gateway.errors import GatewayError
+
+__all__ = ["Owner", "ResponseSink", "Upstream"]
+
+MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
+
+
+class ResponseSink(Protocol):
+    """The exchange, as an upstream connection sees it."""
+
+    def response_interim(self, head: ResponseHead) -> None: ...
+
+    def response_switch(self, head: ResponseHead) -> None:
+        """101: the bytes that follow belong to another protocol."""
+
+    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None: ...
+
+    def response_body(self, data: bytes) -> None: ...
+
+    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None: ...
+
+    def endpoint_ended(self) -> None:
+        """End of file in a tunnel."""
+
+    def upstream_lost(self, error: GatewayError) -> None: ...
+
+    def pause_request(self) -> None: ...
+
+    def resume_request(self) -> None: ...
+
+
+class Owner(Protocol):
+    """Whoever keeps the connections: told once when one is open, once when it is closed."""
+
+    def opened(self, upstream: Upstream) -> None: ...
+
+    def lost(self, upstream: Upstream) -> None: ...
+
+
+class Upstream(asyncio.Protocol):
+    """See the module."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_ended",
+        "_interims",
+        "_keep",
+        "_method",
+        "_owner",
+        "_reading",
+        "_sink",
+        "_trailers",
+        "_transport",
+        "_tunnel",
+        "is_reused",
+        "key",
+        "saw_response",
+    )
+
+    def __init__(self, key: tuple[str, int], owner: Owner) -> None:
+        self.key = key
+        self._owner = owner
+        self._reading = True
+        self._sink: ResponseSink | None = None
+        self._buffer = b""
+        self._body: BodyReader | None = None
+        self._method = b""
+        self._keep = True
+        self._ended = False
+        self._tunnel = False
+        self._trailers: list[bytes] = []
+        self._interims = 0
+        self.is_reused = False
+        self.saw_response = False
+
+    # --- from the exchange --------------------------------------------------------------------------------------------
+
+    @property
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def send(self, sink: ResponseSink, method: bytes, head: bytes) -> None:
+        """Begin a request with its serialised head."""
+        self._sink = sink
+        self._method = method
+        self.saw_response = False
+        self._transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def write_end(self) -> None:
+        """Pass on the client's end of file in a tunnel."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def release(self) -> None:
+        """The exchange is over and the connection goes back to the pool."""
+        self._sink = None
+        self.is_reused = True
+        self.resume()  # the last client may have been slow
+
+    def close(self) -> None:
+        """The exchange is over and this connection with it."""
+        self._sink = None
+        self._transport.abort()
+
+    def close_tunnel(self) -> None:
+        """As `close`, after what was written has been sent."""
+        self._sink = None
+        self._transport.close()
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self._reading and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+
+    # --- from the endpoint --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            self._transport.abort()  # nobody asked for anything
+            return
+        self.saw_response = True
+        try:
+            if self._tunnel:
+                sink.response_body(data)
+            elif self._body is not None:
+                self._feed(data)
+            else:
+                self._read_head(self._buffer + data if self._buffer else data, sink)
+        except ProtocolError as error:
+            self._lose(error)
+
+    def _read_head(self, data: bytes, sink: ResponseSink) -> None:
+        head = parse_response(data)
+        while head is not None and head.status < 200:
+            data = data[head.end :]
+            if head.status == 101:
+                self._switch(head, data, sink)
+                return
+            self._interims += 1
+            if self._interims > MAX_INTERIM:
+                raise UpstreamProtocolError("The endpoint sends interim responses without end.")
+            sink.response_interim(head)
+            head = parse_response(data) if data else None
+        if head is None:
+            self._buffer = data
+            return
+        self._buffer = b""
+        self._interims = 0
+        body = response_body(head, self._method)
+        self._keep = head.keep_alive
+        rest = data[head.end :]
+        sink.response_head(head, has_body=body is not None, hold=body is None or bool(rest))
+        if self._sink is not sink:
+            return
+        if body is None:
+            self._complete(rest)
+            return
+        self._body = body
+        if rest:
+            self._feed(rest)
+
+    def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
+        sink.response_switch(head)  # raises if nobody asked for it
+        self._tunnel = True
+        self._buffer = b""
+        if rest and self._sink is sink:
+            sink.response_body(rest)
+
+    def _feed(self, data: bytes) -> None:
+        assert self._body is not None
+        rest = self._body.feed(data, self)
+        if self._ended and self._sink is not None:
+            self._complete(rest or b"")
+
+    def body(self, data: bytes) -> None:
+        """From the reader of the response's content."""
+        if self._sink is not None:
+            self._sink.response_body(data)
+
+    def end(self, trailers: list[bytes]) -> None:
+        """From the reader of the response's content: it is complete."""
+        self._ended = True
+        self._trailers = trailers
+
+    def _complete(self, rest: bytes) -> None:
+        sink = self._sink
+        assert sink is not None
+        self._body = None
+        self._ended = False
+        sink.response_end(self._trailers, reusable=self._keep and not rest and not self._transport.is_closing())
+
+    def eof_received(self) -> bool:
+        if self._tunnel and self._sink is not None:
+            self._sink.endpoint_ended()
+            return True
+        if self._sink is not None and isinstance(self._body, UntilCloseReader):
+            self._keep = False
+            self._trailers = []
+            self._complete(b"")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.lost(self)
+        self._lose(UpstreamReset("The endpoint closed the connection before its response was complete."))
+
+    def _lose(self, error: GatewayError) -> None:
+        sink, self._sink = self._sink, None
+        self._transport.abort()
+        if sink is not None:
+            sink.upstream_lost(error)
+
+    def pause_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.pause_request()
+
+    def resume_writing(self) -> None:
+        if self._sink is not None:
+            self._sink.resume_request()

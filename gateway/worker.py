@@ -1,0 +1,256 @@
+"""One gateway worker: a process with one event loop that carries requests. The composition root of everything in it.
+
+Theory of operation
+-------------------
+The parent (`gateway.__main__`) binds the listening sockets and hands them down as file descriptors, so a worker that
+dies and is replaced takes over the very same socket with the connections that queue on it. Configuration comes as one
+JSON line on standard input, which the parent keeps open: end of file means that the parent is gone, and so is the
+worker at once (on Linux the kernel sees to it as well, PR_SET_PDEATHSIG, for a worker too busy to look).
+
+SIGTERM or SIGINT drains: no new connections, idle ones are closed, each response in flight says `Connection: close`,
+and when the last is through or the grace period is over the process ends with status 0. SIGUSR1 and SIGHUP reopen the
+access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from random import random
+from typing import TYPE_CHECKING
+
+import orjson
+import uvloop
+
+from gateway.activator.activator import Activator
+from gateway.config import GatewayConfig, parse_config, serialise_config
+from gateway.contract import ContractError
+from gateway.core.routing import RouteTable
+from gateway.core.traffic import Family, WorkerTraffic, revision_families
+from gateway.exchange import Exchanges
+from gateway.feed import Feed
+from gateway.net.accesslog import AccessLog
+from gateway.net.admin import WorkerStatus, serve_status
+from gateway.net.downstream import Listener
+from gateway.net.pool import Pool
+from gateway.reporter import Reporter
+
+if TYPE_CHECKING:
+    from gateway.contract import Snapshot, Update
+
+__all__ = ["Assignment", "Worker", "parse_assignment", "serialise_assignment"]
+
+_PR_SET_PDEATHSIG = 1
+_DRAIN_POLL = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the parent gives a worker: its number, listening descriptors, and the UNIX socket for its status."""
+
+    config: GatewayConfig
+    index: int
+    external: list[int]
+    cluster_local: list[int]
+    status_socket: Path
+
+
+def serialise_assignment(assignment: Assignment) -> bytes:
+    """One line."""
+    body = {
+        "config": serialise_config(assignment.config).decode(),
+        "index": assignment.index,
+        "external": assignment.external,
+        "clusterLocal": assignment.cluster_local,
+        "statusSocket": str(assignment.status_socket),
+    }
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def parse_assignment(line: bytes) -> Assignment:
+    body = orjson.loads(line)
+    config = parse_config(body["config"].encode())
+    return Assignment(config, body["index"], body["external"], body["clusterLocal"], Path(body["statusSocket"]))
+
+
+class Worker:
+    """Builds and connects the objects of one worker. To be made within the running loop."""
+
+    def __init__(self, config: GatewayConfig, index: int, token: str) -> None:
+        self._config = config
+        self._index = index
+        self.traffic = WorkerTraffic()
+        self.activator = Activator()
+        self.pool = Pool()
+        self.access_log = AccessLog(config.access_log, self.traffic)
+        self.feed = Feed(
+            config.feed_url,
+            token,
+            worker=f"{socket.gethostname()}-{os.getpid()}-{index}",
+            on_update=self._on_update,
+            waiting=self.activator.waiting,
+            snapshot_file=config.snapshot_file,
+        )
+        self.reporter = Reporter(poke=self.feed.poke, report=self.feed.report)
+        self.exchanges = Exchanges(
+            routes=RouteTable(),
+            activator=self.activator,
+            load=self.reporter,
+            pool=self.pool,
+            traffic=self.traffic,
+            access_log=self.access_log,
+            random=random,
+        )
+        self.external = self._listener(cluster_local=False)
+        self.cluster_local = self._listener(cluster_local=True)
+        self._draining = False
+
+    def _listener(self, *, cluster_local: bool) -> Listener:
+        return Listener(
+            self.exchanges.begin,
+            self.exchanges.refused,
+            cluster_local=cluster_local,
+            limit=self._config.max_connections,
+            traffic=self.traffic,
+        )
+
+    def _on_update(self, update: Update, snapshot: Snapshot) -> None:
+        try:
+            self.exchanges.apply(update, snapshot)
+        except ValueError as error:
+            raise ContractError(str(error)) from error
+        self.activator.apply(update, snapshot)
+
+    async def run(self, stop: asyncio.Event, external: list[socket.socket], cluster_local: list[socket.socket]) -> None:
+        """Serve on the given sockets until `stop` is set, then drain."""
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(self.external.protocol, sock=sock, backlog=1024) for sock in external]
+        servers += [
+            await loop.create_server(self.cluster_local.protocol, sock=sock, backlog=1024) for sock in cluster_local
+        ]
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.feed.run(), name="feed"),
+                group.create_task(self.reporter.run(), name="reporter"),
+            ]
+            await stop.wait()
+            for server in servers:
+                server.close()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+        await self.activator.close()
+        self.pool.close()
+        self.access_log.close()
+
+    async def _drain(self) -> None:
+        self._draining = True
+        self.external.drain()
+        self.cluster_local.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.drain_grace
+        # Looked at now and then, so that no request pays for an event that matters once in a process's life.
+        while (self.exchanges.in_flight or self.traffic.downstream_connections) and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL)
+
+    def status(self) -> WorkerStatus:
+        """What /readyz and /metrics say of this worker."""
+        reason = "draining" if self._draining else "" if self.feed.ready else "no snapshot from the controller yet"
+        served = self.exchanges.served.values()
+        return WorkerStatus(reason, [*revision_families([one.traffic for one in served]), *self._families()])
+
+    def _families(self) -> list[Family]:
+        traffic, counters = self.traffic, self.activator.counters
+        # name, kind, help, value; the worker label only where a sum would say nothing.
+        plain = (
+            ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
+            ("refused_connections", "counter", "Connections beyond the limit.", traffic.refused_connections),
+            ("upstream_connections", "gauge", "Open connections to endpoints.", self.pool.open),
+            ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
+            ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
+            ("queue_full", "counter", "Requests refused because too many waited.", counters.queue_full),
+            ("queue_timeouts", "counter", "Requests that waited too long.", counters.timeouts),
+            ("cold_starts", "counter", "Times a revision without an endpoint got a request.", counters.cold_starts),
+            ("probe_failures", "counter", "Endpoint probes that did not pass.", self.activator.probe_failures),
+            ("access_log_dropped", "counter", "Access log entries lost.", traffic.log_dropped),
+            ("unexpected_errors", "counter", "Errors of the gateway itself.", traffic.unexpected_errors),
+            ("feed_connected", "gauge", "Workers connected to the controller.", int(self.feed.connected)),
+        )
+        families = [
+            Family(f"zerogate_gateway_{name}", kind, text, (), {(): (value,)}) for name, kind, text, value in plain
+        ]
+        replies: dict[tuple[str, ...], tuple[float, ...]] = {
+            (flag,): (float(count),) for flag, count in traffic.local_replies.items()
+        }
+        version: dict[tuple[str, ...], tuple[float, ...]] = {(str(self._index),): (float(self.feed.snapshot.version),)}
+        return [
+            *families,
+            Family("zerogate_gateway_local_replies", "counter", "Answers made here, by flag.", ("flag",), replies),
+            Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
+        ]
+
+
+async def _serve(assignment: Assignment) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_reader(sys.stdin.fileno(), _exit_with_parent)
+    worker = Worker(assignment.config, assignment.index, assignment.config.feed_token_file.read_text().strip())
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        loop.add_signal_handler(number, _reopen, worker.access_log)
+    status = await serve_status(assignment.status_socket, worker.status)
+    # What was imported and built lives as long as the process; the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    await worker.run(stop, _sockets(assignment.external), _sockets(assignment.cluster_local))
+    status.close()
+
+
+def _sockets(descriptors: list[int]) -> list[socket.socket]:
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+
+def _exit_with_parent() -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        os._exit(1)
+
+
+def _reopen(log: AccessLog) -> None:
+    try:
+        log.reopen()
+    except OSError as error:
+        _log.error("the access log can't be reopened, the old file stays in use: %s", error)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the parent ends; elsewhere than on Linux standard input tells."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    """`python -m gateway.worker`, started by the parent only."""
+    _die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="gateway worker: %(message)s", stream=sys.stderr)
+    line = b""
+    while not line.endswith(b"\n") and (piece := os.read(sys.stdin.fileno(), 65536)):
+        line += piece
+    if not line.endswith(b"\n"):
+        return 1  # the parent was gone before it said anything
+    uvloop.run(_serve(parse_assignment(line)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
