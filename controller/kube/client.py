@@ -33,6 +33,7 @@ from controller.kube.errors import KubeError, Unauthorized, Unavailable, error_f
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject, Key
@@ -164,9 +165,9 @@ class KubeClient:
         return cls(configuration)
 
     @classmethod
-    def to_server(cls, url: str, *, token: str = "", ca_file: str = "") -> Self:
-        """With a bearer token; `ca_file` is the PEM file of the CA that signed the server's certificate."""
-        configuration = Configuration(host=url, ssl_ca_cert=ca_file or None)
+    def from_token(cls, url: str, token: str = "", ca: Path | None = None) -> Self:
+        """With a bearer token; `ca` is the PEM file of the CA that signed the server's certificate."""
+        configuration = Configuration(host=url, ssl_ca_cert=str(ca) if ca else None)
         if token:
             configuration.api_key["BearerToken"] = f"Bearer {token}"
         return cls(configuration)

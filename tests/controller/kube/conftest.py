@@ -113,6 +113,8 @@ class MiniApi:
             return web.json_response(await self._store(collection, obj, "ADDED"))
         if current is None:
             return status(404, "NotFound")
+        if method == "GET":
+            return web.json_response(current)
         if method == "DELETE":
             return web.json_response(await self._store(collection, current, "DELETED"))
         if method == "PUT":

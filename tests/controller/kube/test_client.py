@@ -35,7 +35,7 @@ def test_paths(kind, namespace, name, subresource, path):
 async def test_each_verb_is_one_request(serve):
     """Method, path, query, content type and body of every call are what the Kubernetes API expects."""
     seen = []
-    async with KubeClient.to_server(await serve(recording(seen)), token="secret") as kube:
+    async with KubeClient.from_token(await serve(recording(seen)), token="secret") as kube:
         key = Key("ns", "a")
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "a"}}
         await kube.get(kinds.POD, key)
@@ -61,14 +61,14 @@ async def test_each_verb_is_one_request(serve):
 async def test_a_refusal_is_raised_with_the_servers_message(serve):
     """The Status object of a failure becomes the exception."""
     status = {"kind": "Status", "code": 409, "reason": "AlreadyExists", "message": 'pods "a" already exists'}
-    async with KubeClient.to_server(await serve(recording([], status, 409))) as kube:
+    async with KubeClient.from_token(await serve(recording([], status, 409))) as kube:
         with pytest.raises(AlreadyExists, match='pods "a" already exists'):
             await kube.get(kinds.POD, Key("ns", "a"))
 
 
 async def test_no_server_is_unavailable(unused_tcp_port):
     """A refused connection is one clear sentence, not aiohttp's exception."""
-    async with KubeClient.to_server(f"http://127.0.0.1:{unused_tcp_port}") as kube:
+    async with KubeClient.from_token(f"http://127.0.0.1:{unused_tcp_port}") as kube:
         with pytest.raises(Unavailable, match="can't reach the API server"):
             await kube.get(kinds.POD, Key("ns", "a"))
 
@@ -79,7 +79,7 @@ async def test_redirects_are_not_followed(serve):
     async def handle(request):
         return web.Response(status=302, headers={"Location": "http://example.invalid/"})
 
-    async with KubeClient.to_server(await serve(handle), token="secret") as kube:
+    async with KubeClient.from_token(await serve(handle), token="secret") as kube:
         with pytest.raises(Exception, match="302"):
             await kube.get(kinds.POD, Key("ns", "a"))
 
@@ -89,7 +89,7 @@ async def test_a_loopback_server_is_reached_without_the_environments_proxy(serve
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    async with KubeClient.to_server(await serve(recording([]))) as kube:
+    async with KubeClient.from_token(await serve(recording([]))) as kube:
         assert await kube.get(kinds.POD, Key("ns", "a")) == {"kind": "Echo"}
 
 
@@ -149,7 +149,7 @@ async def test_a_silent_stream_ends_with_unavailable(serve):
             got.append(await anext(chunks))
             await anext(chunks)
 
-    async with KubeClient.to_server(await serve(handle)) as kube:
+    async with KubeClient.from_token(await serve(handle)) as kube:
         with pytest.raises(Unavailable):
             await read(kube)
     assert got == [b"one"]

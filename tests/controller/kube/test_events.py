@@ -51,7 +51,7 @@ async def test_a_repeated_event_is_patched_and_written_anew_if_it_has_expired(se
             return web.json_response({"kind": "Status", "reason": "NotFound"}, status=404)
         return web.json_response({})
 
-    async with KubeClient.to_server(await serve(handle)) as kube:
+    async with KubeClient.from_token(await serve(handle)) as kube:
         recorder = Recorder(kube, "me", lambda: NOW)
         task = asyncio.ensure_future(recorder.run())
         for _ in range(3):

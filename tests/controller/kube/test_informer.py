@@ -277,7 +277,7 @@ async def watching(api, serve, until):
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(pace=PACE):
-            kube = await stack.enter_async_context(KubeClient.to_server(await serve(api.handle)))
+            kube = await stack.enter_async_context(KubeClient.from_token(await serve(api.handle)))
             cache, told = KindCache(), []
 
             def sink(old, new):

@@ -66,7 +66,7 @@ async def running(mini):
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(parent, before=lambda runner: None, registry=None):
-            kube = await stack.enter_async_context(KubeClient.to_server(url))
+            kube = await stack.enter_async_context(KubeClient.from_token(url))
             runner = Runner(kube, [parent.controller()], registry=registry)
             before(runner)
             task = asyncio.ensure_future(runner.run())
