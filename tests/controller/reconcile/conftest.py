@@ -154,10 +154,9 @@ class World:
     def pass_over(self, *, cluster: bool = True) -> list[Plan]:
         """One pass over every object, a second later."""
         self.now += timedelta(seconds=1)
-        plans = [self.reconcile(controller, name) for controller, name in self._keys()]
         if cluster:
             self.play()
-        return plans
+        return [self.reconcile(controller, name) for controller, name in self._keys()]
 
     def _keys(self) -> Iterable[tuple[Controller[Any], str]]:
         return [(controller, name) for controller in CONTROLLERS for name in self.names(controller.kind)]
