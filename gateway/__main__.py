@@ -8,6 +8,8 @@ parent keeps them open, so the connections that wait on a dead worker's socket a
 that dies is started again, after 0.1 s doubling to 5 s while it keeps dying young.
 
 SIGTERM and SIGINT: /readyz fails, the sockets close, the workers drain, exit status 0. The parent carries no requests.
+With `exit_with_parent` the end of standard input ends the gateway at once: whoever holds the other end has died, and
+on one machine the replicas died with it, so there is nothing to drain for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -39,7 +42,7 @@ _KILL_AFTER = 5.0  # beyond the drain's grace period
 _log = logging.getLogger(__name__)
 
 
-def run(config: GatewayConfig) -> int:
+def run(config: GatewayConfig, *, exit_with_parent: bool = False) -> int:
     """Run a gateway until a signal stops it. Returns the exit status: 0 after a drain, 2 if it could not start."""
     logging.basicConfig(level=logging.INFO, format="gateway: %(message)s", stream=sys.stderr)
     try:
@@ -52,7 +55,7 @@ def run(config: GatewayConfig) -> int:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="zerogate-") as directory:
-        uvloop.run(_supervise(config, sockets, Path(directory)))
+        uvloop.run(_supervise(config, sockets, Path(directory), exit_with_parent))
     return 0
 
 
@@ -142,8 +145,10 @@ def _has_ipv6_loopback() -> bool:
 # --- supervision ------------------------------------------------------------------------------------------------------
 
 
-async def _supervise(config: GatewayConfig, sockets: _Sockets, directory: Path) -> None:
+async def _supervise(config: GatewayConfig, sockets: _Sockets, directory: Path, exit_with_parent: bool) -> None:
     loop = asyncio.get_running_loop()
+    if exit_with_parent:
+        loop.add_reader(sys.stdin.fileno(), _end_with_parent, directory)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -173,6 +178,12 @@ async def _supervise(config: GatewayConfig, sockets: _Sockets, directory: Path) 
             keeper.cancel()
         await asyncio.gather(*(seat.stop(config.drain_grace + _KILL_AFTER) for seat in seats))
     await runner.cleanup()
+
+
+def _end_with_parent(directory: Path) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(1)  # the workers see their own standard input end, and go at once too
 
 
 def _forward(seats: list[_Seat], number: int) -> None:
@@ -246,6 +257,7 @@ class _Seat:
     "--snapshot-file", type=click.Path(path_type=Path), help="Keeps the last state, for a start without controller."
 )
 @click.option("--drain-grace", default=30.0, help="Seconds that requests in flight get to finish at a stop.")
+@click.option("--exit-with-parent", is_flag=True, help="End at once when standard input ends.")
 def main(
     *,
     listen: str,
@@ -257,6 +269,7 @@ def main(
     access_log: str,
     snapshot_file: Path | None,
     drain_grace: float,
+    exit_with_parent: bool,
 ) -> None:
     """Carry HTTP requests to the services that the controller's feed names."""
     try:
@@ -274,7 +287,7 @@ def main(
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(run(config))
+    sys.exit(run(config, exit_with_parent=exit_with_parent))
 
 
 if __name__ == "__main__":
