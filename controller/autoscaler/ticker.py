@@ -1,0 +1,205 @@
+"""Asks the KPA about every revision, every two seconds and whenever a cold revision gets a request.
+
+Theory of operation
+-------------------
+`Deciders` keeps one decider per PodAutoscaler of our class: its settings, follow-up state and last decision. It is fed
+by three streams, all in the controller's loop: PodAutoscalers and EndpointSlices as the caches see them change, and
+the gateways' Stats. What comes out is `decision(key)`, and the key handed to `enqueue` when the desired scale changed
+or the excess burst capacity changed its sign; the PodAutoscaler's reconciler makes it true.
+
+A report with requests in flight for a revision whose last decision was zero (or none) is a poke: it is decided in the
+same call, and its key is queued before the call returns. That is the first hop of a cold start.
+
+Deciding starts with the first `tick`. Before that the caches are being filled, and a decider that has not seen the
+ready replicas yet would not know what it must not take away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from controller.apis import podautoscaler
+from controller.apis.annotations import KPA_CLASS, parse_autoscaling
+from controller.apis.labels import SERVICE_NAME
+from controller.apis.meta import Key, annotations_of, child_name, key_of, labels_of
+from controller.autoscaler.collector import Collector
+from controller.autoscaler.kpa import (
+    TICK,
+    DeciderSpec,
+    DeciderState,
+    Decision,
+    decide,
+    decider_spec,
+    first_decision,
+    new_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from controller.apis.meta import JsonObject
+    from controller.config.store import Config
+    from gateway.contract import Stat
+
+__all__ = ["DeciderView", "Deciders", "ready_endpoints"]
+
+
+class DeciderView(NamedTuple):
+    """One decider, for metrics."""
+
+    key: Key
+    decision: Decision
+    ready: int
+
+
+class _Decider:
+    __slots__ = ("decision", "obj", "spec", "state")
+
+    def __init__(self, obj: JsonObject, spec: DeciderSpec) -> None:
+        self.obj = obj
+        self.spec = spec
+        self.state: DeciderState | None = None
+        self.decision = first_decision(spec, 0)
+
+
+class Deciders:
+    """All deciders of this controller. `config` gives the present configuration, `enqueue` has a PodAutoscaler
+    reconciled, `clock` is monotonic."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Config],
+        enqueue: Callable[[Key], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._current_config = config
+        self._config = config()
+        self._enqueue = enqueue
+        self._clock = clock
+        self._collector = Collector()
+        self._deciders: dict[Key, _Decider] = {}
+        self._ready: dict[Key, dict[Key, int]] = {}  # by Service, by EndpointSlice
+        self._started = False
+
+    # --- what others ask ----------------------------------------------------------------------------------------------
+
+    def decision(self, key: Key) -> Decision | None:
+        """The last decision about a PodAutoscaler; None if it is not one of ours."""
+        decider = self._deciders.get(key)
+        return decider.decision if decider else None
+
+    def ready(self, key: Key) -> int:
+        """The revision's ready replicas, by the EndpointSlices of its private Service."""
+        slices = self._ready.get(Key(key.namespace, child_name(key.name, "-private")))
+        return sum(slices.values()) if slices else 0
+
+    def views(self) -> list[DeciderView]:
+        """All deciders."""
+        return [DeciderView(key, decider.decision, self.ready(key)) for key, decider in self._deciders.items()]
+
+    # --- what the caches tell -----------------------------------------------------------------------------------------
+
+    def on_pod_autoscaler(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        """A PodAutoscaler was added, changed (`new`) or removed (None)."""
+        if new is not None:
+            self._sync(new)
+        elif old is not None:
+            self._drop(key_of(old))
+
+    def on_endpoint_slice(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        """An EndpointSlice was added, changed or removed."""
+        for obj in filter(None, (old, new)):
+            service = Key(key_of(obj).namespace, labels_of(obj).get(SERVICE_NAME, ""))
+            slices = self._ready.setdefault(service, {})
+            if obj is new:
+                slices[key_of(obj)] = ready_endpoints(obj)
+            else:
+                slices.pop(key_of(obj), None)
+            if not slices:
+                del self._ready[service]
+
+    def _sync(self, obj: JsonObject) -> None:
+        key = key_of(obj)
+        annotated = parse_autoscaling(annotations_of(obj), self._config)
+        if (annotated.autoscaler_class or self._config.autoscaler.pod_autoscaler_class) != KPA_CLASS:
+            self._drop(key)
+            return
+        view = podautoscaler.parse(obj)
+        spec = decider_spec(
+            annotated,
+            self._config.autoscaler,
+            container_concurrency=view.container_concurrency,
+            reachable=not view.is_unreachable,
+        )
+        decider = self._deciders.get(key)
+        if decider is None:
+            self._deciders[key] = _Decider(obj, spec)
+        else:
+            decider.obj, decider.spec = obj, spec
+        self._collector.track(key, spec)
+
+    def _drop(self, key: Key) -> None:
+        if self._deciders.pop(key, None) is not None:
+            self._collector.forget(key)
+
+    # --- what the gateways tell ---------------------------------------------------------------------------------------
+
+    def on_stats(self, worker: str, stats: Iterable[Stat]) -> None:
+        """A gateway worker's report."""
+        now = self._clock()
+        for key in self._collector.on_stats(worker, stats, now):
+            if self._started and self._deciders[key].decision.desired <= 0:
+                self._decide(key, now)
+
+    def on_disconnect(self, worker: str) -> None:
+        """A gateway worker's connection has ended."""
+        self._collector.on_disconnect(worker)
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> NoReturn:
+        """Tick until cancelled. To be started when the caches are filled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(TICK)
+
+    def tick(self) -> None:
+        """Decide about every revision."""
+        self._started = True
+        if self._current_config() is not self._config:
+            self._config = self._current_config()
+            for decider in list(self._deciders.values()):
+                self._sync(decider.obj)
+        now = self._clock()
+        for key in self._deciders:
+            self._decide(key, now)
+
+    def _decide(self, key: Key, now: float) -> None:
+        decider = self._deciders[key]
+        ready = self.ready(key)
+        if decider.state is None:
+            decider.state = new_state(ready, now)
+        load = self._collector.load(key, ready=ready, now=now)
+        if load is None:
+            return
+        before = decider.decision
+        decider.decision, decider.state = decide(
+            decider.spec, decider.state, stable=load.stable, panic=load.panic, ready=ready, now=now
+        )
+        if _is_news(before, decider.decision):
+            self._enqueue(key)
+
+
+def ready_endpoints(endpoint_slice: JsonObject) -> int:
+    """How many endpoints of an EndpointSlice are ready. An absent condition means ready (discovery.k8s.io/v1)."""
+    endpoints = endpoint_slice.get("endpoints") or ()
+    return sum((endpoint.get("conditions") or {}).get("ready") is not False for endpoint in endpoints)
+
+
+def _is_news(before: Decision, after: Decision) -> bool:
+    # Zero counts as positive: it is the smallest capacity at which Knative takes the activator off the path.
+    sign_changed = (before.excess_burst_capacity < 0) != (after.excess_burst_capacity < 0)
+    return before.desired != after.desired or sign_changed

@@ -1,0 +1,257 @@
+"""A PodAutoscaler turns the autoscaler's decision into replicas of a Deployment, and tells how that goes.
+
+Theory of operation
+-------------------
+The decision (`controller.autoscaler`) says how many replicas the load asks for. Here it is put between min-scale and
+max-scale, and between zero and one stands a sequence of waits, so that a revision goes to zero only when it is idle
+for certain. The condition Active and the time of its last change are that sequence's memory:
+
+- Active Unknown (activating): nothing is taken away, until activating has lasted the progress deadline and half a
+  minute; then the revision goes to zero and Active says TimedOut.
+- Active True: one replica stays until the revision has been active for a stable window. Then it becomes inactive.
+- Active False: the last replica stays for the retention period, and at least for the time in which a report (1 s) and
+  a tick (2 s) that were under way can still arrive: three seconds, or less if scale-to-zero-grace-period is less.
+
+Knative has two waits more, a probe that the activator is on the path and the rest of the grace period since. Our
+gateway is always on the path and holds requests by itself, so there is nothing to wait for; the grace period stays
+what its documentation says, an upper bound. With the defaults the last replica goes 62 to 65 s after the last request,
+as in Knative with its activator on the path.
+
+Unreachable revisions ignore min-scale, initial-scale and retention.
+
+There is no ServerlessService; SKSReady is True always, for those who look for the condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from controller.apis import conditions, kinds
+from controller.apis.annotations import KPA_CLASS, AutoscalingAnnotations, parse_autoscaling
+from controller.apis.labels import SERVICE_NAME
+from controller.apis.meta import JsonObject, Key, annotations_of, is_deleting, key_of, labels_of, name_of
+from controller.apis.podautoscaler import (
+    ACTIVE,
+    CONDITIONS,
+    SCALE_TARGET_INITIALIZED,
+    SKS_READY,
+    PodAutoscaler,
+    parse,
+)
+from controller.autoscaler.kpa import UNDECIDED
+from controller.reconcile.children.deployment import progress_deadline
+from controller.reconcile.plan import Cache, Controller, Patch, Plan, owner_key
+from controller.reconcile.status import begin, finish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from controller.apis.conditions import Condition, Conditions
+    from controller.autoscaler.kpa import Decision
+    from controller.config.store import Config
+
+__all__ = ["Limits", "ObservedPodAutoscaler", "Wanted", "controller", "observe", "reconcile", "wanted"]
+
+Number = TypeVar("Number", int, float)
+
+NO_TRAFFIC = "NoTraffic"
+TIMED_OUT = "TimedOut"
+QUEUED = "Queued"
+
+_ACTIVATION_GRACE = 30.0  # beyond the progress deadline, as in Knative
+_SETTLE = 3.0
+
+
+class Decisions(Protocol):
+    """What is asked of `controller.autoscaler.ticker.Deciders`."""
+
+    def decision(self, key: Key) -> Decision | None: ...
+
+    def ready(self, key: Key) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPodAutoscaler:
+    """`desired` is the autoscaler's wish, UNDECIDED while there is none; `replicas` is what the Deployment asks for at
+    present, None while there is no Deployment."""
+
+    pod_autoscaler: PodAutoscaler
+    desired: int
+    ready: int
+    replicas: int | None
+
+
+class Wanted(NamedTuple):
+    """`want` is the scale to show, UNDECIDED if there is none. `replicas` is what the Deployment is to ask for, None to
+    leave it alone. `after`: seconds until there may be another answer."""
+
+    want: int
+    replicas: int | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for one PodAutoscaler. `high` 0 is no limit; `min_ready` replicas make it active."""
+
+    low: int
+    high: int
+    min_ready: int
+    scale_to_zero: bool
+    stable_window: float
+    linger: float
+    activation_timeout: float
+
+
+def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Plan:
+    """The scale of the Deployment and the status; nothing for another class's PodAutoscalers."""
+    pa = seen.pod_autoscaler
+    annotated = parse_autoscaling(annotations_of(pa.obj), config)
+    if (annotated.autoscaler_class or config.autoscaler.pod_autoscaler_class) != KPA_CLASS:
+        return Plan()
+    found = begin(CONDITIONS, pa.obj, now)
+    limits = _limits(pa, annotated, config)
+    result = wanted(seen.desired, limits, _active(found), now)
+    found = _judge(found, result.want, seen.ready, limits, now)
+    status = finish(
+        pa.obj,
+        found,
+        serviceName=name_of(pa.obj),
+        desiredScale=pa.desired_scale if result.want == UNDECIDED else result.want,
+        actualScale=seen.ready,
+    )
+    return Plan(patch=_patch(seen, result), status=status, requeue_after=result.after)
+
+
+def _limits(pa: PodAutoscaler, annotated: AutoscalingAnnotations, config: Config) -> Limits:
+    defaults = config.autoscaler
+    low = _either(annotated.min_scale, defaults.min_scale)
+    initial = _either(annotated.initial_scale, defaults.initial_scale)
+    retention = _either(annotated.scale_to_zero_pod_retention_period, defaults.scale_to_zero_pod_retention_period)
+    if pa.is_unreachable:
+        low, retention = 0, 0.0
+    min_ready = max(low, 1) if pa.is_initialized else max(low, initial)
+    if initial > 1 and not pa.is_initialized and not pa.is_unreachable:
+        low = max(low, initial)
+    return Limits(
+        low=low,
+        high=_either(annotated.max_scale, defaults.max_scale),
+        min_ready=min_ready,
+        scale_to_zero=defaults.enable_scale_to_zero,
+        stable_window=_either(annotated.window, defaults.stable_window),
+        linger=max(retention, min(_SETTLE, defaults.scale_to_zero_grace_period)),
+        activation_timeout=progress_deadline(pa.obj, config) + _ACTIVATION_GRACE,
+    )
+
+
+def _either(annotated: Number | None, configured: Number) -> Number:
+    return configured if annotated is None else annotated
+
+
+# --- the scale --------------------------------------------------------------------------------------------------------
+
+
+def wanted(desired: int, limits: Limits, active: Condition, now: datetime) -> Wanted:
+    """What becomes of the autoscaler's wish."""
+    if desired < 0 and not active.is_unknown:
+        return Wanted(UNDECIDED)
+    want = max(desired, limits.low)
+    if limits.high:
+        want = min(want, limits.high)
+    if want <= 0:
+        return _towards_zero(limits, active, now)
+    return Wanted(want, want)
+
+
+def _towards_zero(limits: Limits, active: Condition, now: datetime) -> Wanted:
+    if not limits.scale_to_zero:
+        return Wanted(1, 1)
+    elapsed = (now - active.last_transition_time).total_seconds() if active.last_transition_time else 0.0
+    if active.is_unknown:
+        rest = limits.activation_timeout - elapsed
+        return Wanted(0, 0) if rest <= 0 else Wanted(UNDECIDED, None, rest)
+    if active.is_true:
+        rest = limits.stable_window - elapsed
+        return Wanted(0, None, limits.linger) if rest <= 0 else Wanted(1, 1, rest)
+    rest = limits.linger - elapsed
+    return Wanted(0, 0) if rest <= 0 else Wanted(0, None, rest)
+
+
+def _patch(seen: ObservedPodAutoscaler, result: Wanted) -> tuple[Patch, ...]:
+    if result.replicas is None or seen.replicas in (None, result.replicas):
+        return ()
+    target = Key(key_of(seen.pod_autoscaler.obj).namespace, seen.pod_autoscaler.deployment)
+    return (Patch(kinds.DEPLOYMENT, target, {"spec": {"replicas": result.replicas}}, subresource="scale"),)
+
+
+# --- the conditions ---------------------------------------------------------------------------------------------------
+
+
+def _active(found: Conditions) -> Condition:
+    return conditions.get(found, ACTIVE) or conditions.Condition(ACTIVE, conditions.UNKNOWN)
+
+
+def _judge(found: Conditions, want: int, ready: int, limits: Limits, now: datetime) -> Conditions:
+    found = CONDITIONS.mark_true(found, SKS_READY, now)
+    if ready >= limits.min_ready:
+        found = CONDITIONS.mark_true(found, SCALE_TARGET_INITIALIZED, now)
+    active = _active(found)
+    if want == 0 or limits.min_ready == 0:
+        if active.is_unknown and limits.min_ready > 0:
+            # Only a failed activation goes from Unknown to zero. The reason stays until there is traffic again.
+            return CONDITIONS.mark_false(found, ACTIVE, TIMED_OUT, "The target could not be activated.", now)
+        return found if active.is_false else _inactive(found, now)
+    if want < 0 and active.is_false:
+        return found
+    if ready < limits.min_ready:
+        message = "Requests to the target are being buffered as resources are provisioned."
+        return CONDITIONS.mark_unknown(found, ACTIVE, QUEUED, message, now)
+    return CONDITIONS.mark_true(found, ACTIVE, now)
+
+
+def _inactive(found: Conditions, now: datetime) -> Conditions:
+    return CONDITIONS.mark_false(found, ACTIVE, NO_TRAFFIC, "The target is not receiving traffic.", now)
+
+
+# --- the control loop -------------------------------------------------------------------------------------------------
+
+
+def observe(cache: Cache, key: Key, decisions: Decisions) -> ObservedPodAutoscaler | None:
+    """None when there is nothing to do: the object is gone or going."""
+    obj = cache.get(kinds.POD_AUTOSCALER, key)
+    if obj is None or is_deleting(obj):
+        return None
+    pa = parse(obj)
+    deployment = cache.get(kinds.DEPLOYMENT, Key(key.namespace, pa.deployment))
+    decision = decisions.decision(key)
+    return ObservedPodAutoscaler(
+        pod_autoscaler=pa,
+        desired=decision.desired if decision else UNDECIDED,
+        ready=decisions.ready(key),
+        replicas=int(deployment["spec"].get("replicas", 1)) if deployment else None,
+    )
+
+
+_of_revision = owner_key(kinds.REVISION)  # a PodAutoscaler is named as the Revision it scales
+
+
+def _of_endpoint_slice(obj: JsonObject, cache: Cache) -> Iterable[Key]:
+    service = cache.get(kinds.CORE_SERVICE, Key(key_of(obj).namespace, labels_of(obj).get(SERVICE_NAME, "")))
+    return _of_revision(service, cache) if service else ()
+
+
+def controller(decisions: Decisions) -> Controller[ObservedPodAutoscaler]:
+    """The PodAutoscaler controller, following `decisions`. The core Services are needed in the cache as well: watching
+    them makes it so."""
+    return Controller(
+        kind=kinds.POD_AUTOSCALER,
+        observe=lambda cache, key: observe(cache, key, decisions),
+        reconcile=reconcile,
+        watches={
+            kinds.DEPLOYMENT: _of_revision,
+            kinds.ENDPOINT_SLICE: _of_endpoint_slice,
+            kinds.CORE_SERVICE: _of_revision,
+        },
+    )
