@@ -250,6 +250,10 @@ class Store:
     def unsubscribe(self, resource: ResourceId, subscription: Subscription) -> None:
         self._subscriptions[resource].discard(subscription)
 
+    def subscriptions(self, resource: ResourceId) -> tuple[Subscription, ...]:
+        """Who follows a resource."""
+        return tuple(self._subscriptions.get(resource, ()))
+
     def end_subscriptions(self) -> None:
         for subscriptions in self._subscriptions.values():
             for subscription in tuple(subscriptions):

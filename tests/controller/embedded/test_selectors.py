@@ -47,5 +47,5 @@ def test_fields_compare_the_paths_kubernetes_serves() -> None:
     assert parse("", "metadata.name=a,status.phase!=Failed", kinds.POD).matches(_obj())
     assert not parse("", "metadata.name=b", kinds.POD).matches(_obj())
     assert parse("", "metadata.name=a", kinds.POD).exact_name() == "a"
-    with pytest.raises(SelectorError, match="field label not supported: spec.replicas"):
+    with pytest.raises(SelectorError, match=r"field label not supported: spec\.replicas"):
         parse("", "spec.replicas=1", kinds.DEPLOYMENT)
