@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,23 +64,35 @@ RESYNC = 10 * 3600.0
 COMPONENT = "zerogate-controller"
 
 
+@dataclass(slots=True)
+class CurrentConfig:
+    """The configuration of this moment, for those who are made before the runner."""
+
+    value: Config = field(default_factory=store.Config)
+
+
 class Metrics:
     """What the runner counts, on one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.reconciles = Counter(
-            "zerogate_reconcile", "Reconciles by their end: ok, stale, error or bug.", ["controller", "result"],
+            "zerogate_controller_reconciles",
+            "Reconciles by their end: ok, stale, error or bug.",
+            ["controller", "result"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.seconds = Histogram(
-            "zerogate_reconcile_duration_seconds", "From taking a key to its plan being applied.", ["controller"],
-            registry=registry, buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
-        )  # fmt: skip
+            "zerogate_controller_reconcile_duration_seconds",
+            "From taking a key to its plan being applied.",
+            ["controller"],
+            registry=registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+        )
         self.depth = Gauge(
-            "zerogate_workqueue_depth", "Keys that wait for a worker.", ["controller"], registry=registry
+            "zerogate_controller_workqueue_depth", "Keys that wait for a worker.", ["controller"], registry=registry
         )
         self.requests = Counter(
-            "zerogate_reconcile_api_requests", "Requests that plans led to.", ["controller"], registry=registry
+            "zerogate_controller_api_requests", "Requests that plans led to.", ["controller"], registry=registry
         )
 
 
@@ -102,17 +114,19 @@ class Runner:
         controllers: Sequence[Controller[Any]],
         *,
         kinds_read: Iterable[Kind] = (),
+        config: CurrentConfig | None = None,
         namespace: str = store.NAMESPACE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `namespace`: of the ConfigMaps."""
+        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `config` is kept up to date with
+        the ConfigMaps of `namespace`."""
         self._kube = kube
         self._clock = clock
         self._loops = [_Loop(_name(one), one, AsyncWorkQueue()) for one in controllers]
         watched = {kind for one in controllers for kind in (one.kind, *one.watches)}
         self.cache = Caches(sorted({*watched, *kinds_read}))
-        self.config: Config = store.Config()
+        self._config = config or CurrentConfig()
         self.ready = asyncio.Event()
         """Set when every cache is filled, the configuration is read, and workers run."""
         self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
@@ -124,6 +138,10 @@ class Runner:
             Informer(kube, kind, cache, partial(self._changed, kind)) for kind, cache in self.cache.kinds.items()
         ]
         self._config_maps = Informer(kube, kinds.CONFIG_MAP, KindCache(), self._config_map_changed, namespace=namespace)
+
+    @property
+    def config(self) -> Config:
+        return self._config.value
 
     def enqueue(self, kind: Kind, key: Key, after: float = 0.0) -> None:
         """Have every controller of `kind` look at the key, in `after` seconds."""
@@ -201,7 +219,7 @@ class Runner:
             self._recorder.record(source, Event("Warning", "InvalidConfiguration", str(error)))
             return
         if config != self.config:
-            self.config = config
+            self._config.value = config
             self._enqueue_everything()
 
     async def _resync(self) -> None:
@@ -279,5 +297,6 @@ _SOON = 0.001
 
 
 def _name(controller: Controller[Any]) -> str:
-    """The module of the reconciler, which is named after what it reconciles: two may share a kind."""
-    return controller.reconcile.__module__.rpartition(".")[2]
+    """`route`, `labeler`, `workloads.service`: the reconciler's module, and what it reconciles if it says so."""
+    module, function = controller.reconcile.__module__.rpartition(".")[2], controller.reconcile.__name__
+    return module if function == "reconcile" else f"{module}.{function.removeprefix('reconcile_')}"

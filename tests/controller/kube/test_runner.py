@@ -204,7 +204,7 @@ async def test_a_bug_about_one_object_does_not_stop_the_others(mini, running, un
     await until(lambda: parent.reconciled["bad"] >= 2)
     assert "ZeroDivisionError" in caplog.text
     labels = {"controller": "test_runner", "result": "bug"}
-    assert registry.get_sample_value("zerogate_reconcile_total", labels) >= 2
+    assert registry.get_sample_value("zerogate_controller_reconciles_total", labels) >= 2
 
 
 async def test_requeue_after_and_enqueue_bring_a_key_back(mini, running, until):

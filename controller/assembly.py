@@ -1,0 +1,143 @@
+"""The control plane in one piece: which controllers there are, and how they, the autoscaler and the feed hang together.
+
+Both composition roots build a `ControlPlane` over a `Kube`: the cluster's (`controller.__main__`) and the one machine's
+(`controller.embedded.__main__`), which adds the controllers that a cluster brings along.
+
+```
+gateways ── Stats ──► FeedServer ──► Deciders ── key ──► Runner ── plans ──► Kube
+gateways ◄─ Update ── FeedServer ◄── Publisher ◄── changes ── Runner ◄── watch ── Kube
+            Ack ────► FeedServer ── key of the KIngress ──► Runner
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from controller.apis import kinds
+from controller.apis.meta import Key
+from controller.autoscaler.ticker import Deciders
+from controller.config import store
+from controller.dataplane import publisher
+from controller.dataplane.publisher import Publisher
+from controller.dataplane.server import FeedServer
+from controller.kube.runner import CurrentConfig, Runner
+from controller.reconcile import configuration, ingress, labeler, podautoscaler, revision, route, service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prometheus_client.core import Metric
+
+    from controller.kube.client import Kube
+    from controller.reconcile.ingress import Programmed
+    from controller.reconcile.plan import Controller
+    from controller.reconcile.podautoscaler import Decisions
+    from gateway.contract import RouteId
+
+
+def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controller[Any], ...]:
+    """Every Knative controller."""
+    return (
+        service.CONTROLLER,
+        configuration.CONTROLLER,
+        revision.CONTROLLER,
+        route.CONTROLLER,
+        labeler.CONTROLLER,
+        podautoscaler.controller(decisions),
+        ingress.controller(programmed),
+    )
+
+
+class ControlPlane:
+    """Runner, autoscaler and feed over one Kube. `run` it; serve `feed.app`; it is at work when `ready` is set."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        feed_token: str,
+        *,
+        extra: Sequence[Controller[Any]] = (),
+        namespace: str = store.NAMESPACE,
+    ) -> None:
+        """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps.
+        Raises ValueError if the token is empty."""
+        config = CurrentConfig()
+        self.registry = CollectorRegistry()
+        self.deciders = Deciders(config=lambda: config.value, enqueue=self._decided)
+        self.feed = FeedServer(
+            feed_token,
+            on_stats=self.deciders.on_stats,
+            on_disconnect=self.deciders.on_disconnect,
+            on_programmed=self._programmed,
+        )
+        self.runner = Runner(
+            kube,
+            (*controllers(self.deciders, lambda key, generation: self._publisher.programmed(key, generation)), *extra),
+            kinds_read=publisher.KINDS,
+            config=config,
+            namespace=namespace,
+            registry=self.registry,
+        )
+        self._publisher = Publisher(self.runner, self.feed)
+        self.runner.on_change(kinds.POD_AUTOSCALER, self.deciders.on_pod_autoscaler)
+        self.runner.on_change(kinds.ENDPOINT_SLICE, self.deciders.on_endpoint_slice)
+        self.registry.register(_PlaneMetrics(self))
+
+    @property
+    def ready(self) -> asyncio.Event:
+        """Set when the caches are filled and the controllers work."""
+        return self.runner.ready
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.runner.run(), name="runner")
+            group.create_task(self._publisher.run(), name="publisher")
+            group.create_task(self._tick(), name="autoscaler")
+
+    async def _tick(self) -> None:
+        await self.runner.ready.wait()
+        await self.deciders.run()
+
+    def _decided(self, key: Key) -> None:
+        self.runner.enqueue(kinds.POD_AUTOSCALER, key)
+
+    def _programmed(self, route_id: RouteId) -> None:
+        self.runner.enqueue(kinds.INGRESS, Key(*route_id))
+
+
+class _PlaneMetrics(Collector):
+    """What is read off the plane when somebody asks, instead of being counted as it happens."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def collect(self) -> Iterator[Metric]:
+        feed = self._plane.feed
+        yield GaugeMetricFamily(
+            "zerogate_controller_gateway_workers", "Connected gateway workers.", value=len(feed.workers)
+        )
+        yield GaugeMetricFamily(
+            "zerogate_controller_snapshot_version", "The routing state published last.", value=feed.snapshot.version
+        )
+        labels = ("namespace", "revision")
+        desired = GaugeMetricFamily("zerogate_autoscaler_desired_pods", "What the load asks for.", labels=labels)
+        ready = GaugeMetricFamily("zerogate_autoscaler_ready_pods", "Endpoints that are ready.", labels=labels)
+        spare = GaugeMetricFamily(
+            "zerogate_autoscaler_excess_burst_capacity", "Requests that could come on top.", labels=labels
+        )
+        stable = GaugeMetricFamily("zerogate_autoscaler_stable_load", "Average over the stable window.", labels=labels)
+        panic = GaugeMetricFamily("zerogate_autoscaler_panic_load", "Average over the panic window.", labels=labels)
+        for key, decision, count in self._plane.deciders.views():
+            desired.add_metric(key, decision.desired)
+            ready.add_metric(key, count)
+            spare.add_metric(key, decision.excess_burst_capacity)
+            stable.add_metric(key, decision.stable)
+            panic.add_metric(key, decision.panic)
+        yield from (desired, ready, spare, stable, panic)
