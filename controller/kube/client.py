@@ -45,6 +45,8 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+
 REQUEST_TIMEOUT = 30.0
 """Seconds for a whole request; API servers end their own handlers after 60, controllers give one reconcile 30."""
 
@@ -261,11 +263,16 @@ class KubeClient:
         path = path_of(kind, key, subresource) if key.name else collection_path(kind, key.namespace)
         # aiohttp's session time-out would end every watch after REQUEST_TIMEOUT; a stream has only a read time-out.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=read_timeout)
-        response = await self._send("GET", path, query, None, "", timeout)
+        response = await self._send("GET", path, query, None, {}, timeout)
         try:
             yield _chunks(response)
         finally:
             response.close()
+
+    async def table(self, kind: Kind, key: Key, *, label_selector: str = "") -> JsonObject:
+        """What `kubectl get` prints: a meta.k8s.io/v1 Table of one object, or of a collection as for `stream`."""
+        path = path_of(kind, key) if key.name else collection_path(kind, key.namespace)
+        return _object(await self.request("GET", path, {"labelSelector": label_selector}, accept=TABLE), path)
 
     async def request(
         self,
@@ -274,9 +281,13 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         content_type: str = "application/json",
+        accept: str = "",
     ) -> bytes:
         """Any other request (discovery, /healthz): the body of a successful answer."""
-        response = await self._send(method, path, query or {}, body, content_type, None)
+        headers = {"Content-Type": content_type} if body is not None else {}
+        if accept:
+            headers["Accept"] = accept
+        response = await self._send(method, path, query or {}, body, headers, None)
         with _connection_errors(self._host):
             return await response.read()
 
@@ -291,14 +302,7 @@ class KubeClient:
         content_type: str = "application/json",
     ) -> JsonObject:
         sent = None if body is None else orjson.dumps(body)
-        answer = await self.request(method, path, query, sent, content_type)
-        try:
-            parsed = orjson.loads(answer)
-        except ValueError as error:
-            raise Unavailable(0, "", f"{self._host}{path} answered something that is not JSON") from error
-        if not isinstance(parsed, dict):
-            raise Unavailable(0, "", f"{self._host}{path} answered JSON that is not an object")
-        return parsed
+        return _object(await self.request(method, path, query, sent, content_type), path)
 
     async def _send(
         self,
@@ -306,17 +310,17 @@ class KubeClient:
         path: str,
         query: Mapping[str, str],
         body: bytes | None,
-        content_type: str,
+        headers: Mapping[str, str],
         timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
         try:
-            return await self._send_once(method, path, query, body, content_type, timeout)
+            return await self._send_once(method, path, query, body, headers, timeout)
         except Unauthorized:
             if self._reload is None:
                 raise
             async with self._reloading:
                 await self._reload()
-            return await self._send_once(method, path, query, body, content_type, timeout)
+            return await self._send_once(method, path, query, body, headers, timeout)
 
     async def _send_once(
         self,
@@ -324,13 +328,10 @@ class KubeClient:
         path: str,
         query: Mapping[str, str],
         body: bytes | None,
-        content_type: str,
+        headers: Mapping[str, str],
         timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
         """The response with its body unread. Raises KubeError for any status from 300 on."""
-        headers = await self._credentials()
-        if body is not None:
-            headers["Content-Type"] = content_type
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         with _connection_errors(self._host):
             response = await self._session.request(
@@ -338,7 +339,7 @@ class KubeClient:
                 self._host + path,
                 params={name: value for name, value in query.items() if value},
                 data=body,
-                headers=headers,
+                headers={**headers, **await self._credentials()},
                 server_hostname=self._configuration.tls_server_name,
                 proxy=self._configuration.proxy,
                 proxy_headers=self._configuration.proxy_headers,
@@ -354,6 +355,16 @@ class KubeClient:
         settings = await self._configuration.auth_settings()
         token = settings.get("BearerToken")
         return {"Authorization": token["value"]} if token and token["value"] else {}
+
+
+def _object(answer: bytes, path: str) -> JsonObject:
+    try:
+        parsed = orjson.loads(answer)
+    except ValueError as error:
+        raise Unavailable(0, "", f"the API server's answer to {path} is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise Unavailable(0, "", f"the API server's answer to {path} is not an object")
+    return parsed
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
