@@ -149,7 +149,7 @@ def _open_all(path: Path) -> _Files:
     return _Files(path, files)
 
 
-def _history(files: _Files, since: bytes | None, tail_lines: int | None) -> AsyncIterator[list[bytes]]:
+async def _history(files: _Files, since: bytes | None, tail_lines: int | None) -> AsyncIterator[list[bytes]]:
     """What the files hold now. A tail reads everything once and keeps as many entries as asked for; the newest file's
     position is its end afterwards, so that `news` goes on from there. Others get their turn after each 64 KiB."""
     kept: deque[list[bytes]] = deque()
@@ -163,7 +163,8 @@ def _history(files: _Files, since: bytes | None, tail_lines: int | None) -> Asyn
             continue
         kept.append(fresh)
         count += _lines_in(fresh)
-        while kept and count - _lines_in(kept[0]) >= tail_lines:
+        # More than asked for: the first of them may have lost parts of its line.
+        while kept and count - _lines_in(kept[0]) > tail_lines:
             count -= _lines_in(kept.popleft())
     if tail_lines is not None:
         yield _last([entry for group in kept for entry in group], tail_lines)

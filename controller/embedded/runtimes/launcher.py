@@ -18,8 +18,8 @@ is empty or killed.
 
 The wire is a Unix stream socket: frames of a 4-byte big-endian length and JSON. Requests: `{"op": "start", "id",
 "argv", "env", "cwd"}` with two file descriptors (stdout, stderr) beside the first byte; `{"op": "signal", "id",
-"signal"}`. Reports: `{"id", "pid"}`, `{"id", "errno", "stage"}` (stage "chdir" or "exec"), `{"id", "exit"}` (0–255, or
-minus the signal).
+"signal"}`. Reports: `{"id", "pid"}`, `{"id", "errno", "stage"}` (stage "fork", "chdir" or "exec"), `{"id", "exit"}`
+(0–255, or minus the signal).
 
 Standard library only, and few modules of it: this file is run as a script under `python -I -S`.
 """
@@ -140,11 +140,19 @@ class Launcher:
     def _start(self, request: Request) -> None:
         out, err = self._fds.pop(0), self._fds.pop(0)
         failure, report = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no more processes: this start fails, what runs lives on
+            os.close(failure)
+            self._report({"id": request["id"], "errno": error.errno, "stage": "fork"})
+            return
+        finally:
+            # The child has copies; here nobody may keep a pipe open that a container has closed.
+            if os.getpid() == self._pid:
+                for fd in (out, err, report):
+                    os.close(fd)
         if pid == 0:
             self._become(request, out, err, report)
-        for fd in (out, err, report):
-            os.close(fd)
         # EOF here means that exec closed the pipe: the program runs.
         reason = os.read(failure, 64)
         os.close(failure)
@@ -166,7 +174,14 @@ class Launcher:
                 _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != self._pid:  # it died before prctl took hold
                     os._exit(1)
-            for signum in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for signum in (
+                signal.SIGCHLD,
+                signal.SIGPIPE,
+                signal.SIGINT,
+                signal.SIGTERM,
+                signal.SIGHUP,
+                signal.SIGXFSZ,
+            ):
                 signal.signal(signum, signal.SIG_DFL)
             os.dup2(self._null, 0)
             os.dup2(out, 1)
@@ -187,7 +202,7 @@ class Launcher:
         if container is None:
             return  # it ended while the request was on its way
         container.stopping = True
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(container.leader, signum)
 
     def _reap(self) -> None:

@@ -220,12 +220,11 @@ class _LauncherClient:
         on_exit: Callable[[int], None],
         refusal: Callable[[str, int], StartError],
     ) -> LocalProcess:
+        out, out_end, err, err_end = _two_pipes()
         self._last += 1
         ident = self._last
         process = self._running[ident] = LocalProcess(self, ident, sink, on_exit)
         reply = self._starting[ident] = self._loop.create_future()
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
         process.read_from(out, "stdout")
         process.read_from(err, "stderr")
         self._post({**request, "op": "start", "id": ident}, (out_end, err_end))
@@ -332,6 +331,20 @@ class _LauncherClient:
             process.ended(-signal.SIGKILL)
 
 
+def _two_pipes() -> tuple[int, int, int, int]:
+    """Raises StartError when the process has no descriptors left."""
+    try:
+        first = os.pipe()
+        try:
+            return *first, *os.pipe()
+        except OSError:
+            os.close(first[0])
+            os.close(first[1])
+            raise
+    except OSError as error:
+        raise StartError(f"no pipe for the output: {error.strerror} (raise the limit with ulimit -n)") from error
+
+
 class _Journal:
     """Which processes were started, on disk: one line `pid start-time marker` each."""
 
@@ -383,6 +396,8 @@ def _refusal(launch: Launch, stage: str, code: int) -> StartError:
     reason = os.strerror(code)
     if stage == "chdir":
         return StartError(f'workingDir "{launch.working_dir}": {reason}')
+    if stage == "fork":
+        return StartError(f"no process could be made: {reason} (raise the limit with ulimit -u)")
     program = launch.argv[0]
     if "/" not in program and code == 2:
         return StartError(f'exec: "{program}": executable file not found in $PATH')

@@ -1,0 +1,356 @@
+"""The node agent with real processes, the real API server and the workload controllers: the state of the world."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from controller.apis import kinds, meta
+from controller.apis.meta import Key
+from controller.embedded import workloads
+from controller.embedded.agent import Agent
+from controller.embedded.podlogs import PodLogs
+from controller.embedded.ports import PortAllocator
+from controller.embedded.runtimes.process import ProcessRuntime
+from controller.kube.client import KubeClient
+from controller.kube.errors import NotFound
+from controller.kube.runner import Runner
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ok = self.path != "/bad" and not os.path.exists("broken")
+        self.send_response(200 if ok else 503); self.end_headers()
+    def log_message(self, *args): pass
+print("listening on", os.environ["PORT"], flush=True)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
+    return state[state.rindex(b")") + 2 :][:1] != b"Z"
+
+
+class World:
+    """One machine: API server, workload controllers and agent; `pod` waits for what a test expects to come about."""
+
+    def __init__(self, kube: KubeClient, folder: Path) -> None:
+        self.kube = kube
+        self.folder = folder
+        self.agent: Agent
+        self.logs: PodLogs
+        self._stack = contextlib.AsyncExitStack()
+
+    async def up(self, images=None, offset=0) -> None:
+        self.logs = PodLogs(self.folder / "logs")
+        runtime = ProcessRuntime(self.folder, self.folder)
+        ports = PortAllocator(offset=offset or os.getpid() * 101)
+        self.agent = Agent(self.kube, runtime, self.logs, ports, images or {})
+        await self.agent.start()
+        runner = Runner(self.kube, [workloads.DEPLOYMENTS, workloads.SERVICES], kinds_read=[kinds.POD])
+        runner.on_change(kinds.POD, self.agent.on_change)
+        self._running = asyncio.get_running_loop().create_task(runner.run())
+        await runner.ready.wait()
+
+    async def down(self, cap=2.0) -> None:
+        await self.agent.stop(cap)
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+
+    async def create(self, name="p", *, container=None, kind="Pod", **spec) -> Key:
+        containers = [{"name": "c", "image": "i", **(container or {})}]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}}
+        await self.kube.create(kinds.POD, {**pod, "spec": {"containers": containers, **spec}})
+        return Key("default", name)
+
+    async def pod(self, key: Key, condition):
+        """The pod as soon as `condition(pod)` is true."""
+        return await self.until(kinds.POD, key, condition)
+
+    async def until(self, kind, key, condition):
+        obj = None
+        try:
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(NotFound):
+                        obj = await self.kube.get(kind, key)
+                        if condition(obj):
+                            return obj
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"never came about; last seen: {orjson.dumps(obj).decode()}")
+
+    async def gone(self, kind, key) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await self.kube.get(kind, key)
+                except NotFound:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def log(self, pod, **options) -> str:
+        return b"".join([chunk async for chunk in await self.logs.open(pod, "c", **options)]).decode()
+
+
+@pytest.fixture
+async def world(api, shared_credentials, tmp_path):
+    async with KubeClient.from_token(api.url, shared_credentials.token, shared_credentials.ca) as kube:
+        world = World(kube, tmp_path)
+        await world.up()
+        yield world
+        await world.down()
+
+
+def status_of(pod):
+    return (pod.get("status") or {}).get("containerStatuses", [{}])[0]
+
+
+def pid_of(pod) -> int:
+    return int(status_of(pod).get("containerID", "").rpartition("/")[2] or 0)
+
+
+def ready(pod) -> bool:
+    return workloads.is_ready(pod)
+
+
+def waiting(reason):
+    return lambda pod: status_of(pod).get("state", {}).get("waiting", {}).get("reason") == reason
+
+
+def python(code, **more):
+    return {"command": [sys.executable, "-c", code], **more}
+
+
+async def test_a_pod_becomes_a_process_with_a_port_and_a_log(world):
+    probe = {"httpGet": {"path": "/", "port": 8080}}
+    key = await world.create(container=python(SERVER, ports=[{"containerPort": 8080}], readinessProbe=probe))
+    pod = await world.pod(key, ready)
+    assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["podIP"] == "127.0.0.1"
+    port = orjson.loads(meta.annotations_of(pod)["zerogate.dev/host-ports"])["8080"]
+    assert await world.log(pod) == f"listening on {port}\n"
+    assert alive(pid_of(pod))
+
+
+async def test_deleting_a_pod_ends_its_process_then_the_pod(world):
+    key = await world.create(container={"command": ["sleep", "100"]})
+    pod = await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.gone(kinds.POD, key)
+    assert not alive(pid_of(pod))
+    assert not any((world.folder / "logs").iterdir())
+
+
+async def test_who_ignores_sigterm_is_killed_after_the_grace_period(world):
+    script = "trap '' TERM; echo deaf; while :; do sleep 0.01; done"
+    key = await world.create(container={"command": ["sh", "-c", script]}, terminationGracePeriodSeconds=1)
+    pod = await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.gone(kinds.POD, key)
+    assert not alive(pid_of(pod))
+
+
+async def test_pre_stop_runs_before_sigterm(world):
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo $NAME > stopped"]}}}
+    container = {"command": ["sleep", "100"], "lifecycle": hook, "env": [{"name": "NAME", "value": "x"}]}
+    key = await world.create(container=container)
+    await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.gone(kinds.POD, key)
+    assert (world.folder / "stopped").read_text() == "x\n"
+
+
+async def test_command_not_found_is_in_the_status_with_the_systems_words(world):
+    key = await world.create(container={"command": ["no-such-program"]})
+    pod = await world.pod(key, waiting("RunContainerError"))
+    end = status_of(pod)["lastState"]["terminated"]
+    assert (end["exitCode"], end["reason"]) == (128, "StartError")
+    assert end["message"] == 'exec: "no-such-program": executable file not found in $PATH'
+
+
+async def test_a_crash_tells_its_last_words_and_loops_with_back_off(world):
+    key = await world.create(container={"command": ["sh", "-c", "echo dying >&2; exit 3"]})
+    pod = await world.pod(key, waiting("CrashLoopBackOff"))
+    told = status_of(pod)
+    assert told["restartCount"] == 2
+    assert told["state"]["waiting"]["message"] == "back-off 10s restarting failed container=c"
+    assert told["lastState"]["terminated"]["message"] == "dying"
+    assert told["lastState"]["terminated"]["exitCode"] == 3
+    assert await world.log(pod, previous=True) == "dying\n"
+
+
+async def test_never_restarted_pods_end_succeeded_or_failed(world):
+    good = await world.create("good", container={"command": ["true"]}, restartPolicy="Never")
+    bad = await world.create("bad", container={"command": ["false"]}, restartPolicy="Never")
+    assert await world.pod(good, lambda pod: pod.get("status", {}).get("phase") == "Succeeded")
+    pod = await world.pod(bad, lambda pod: pod.get("status", {}).get("phase") == "Failed")
+    assert status_of(pod)["state"]["terminated"]["exitCode"] == 1
+    await world.kube.delete(kinds.POD, good)
+    await world.gone(kinds.POD, good)
+
+
+async def test_an_image_without_a_command_says_what_to_add(world):
+    key = await world.create(container={"image": "hello:1"})
+    pod = await world.pod(key, waiting("ErrImagePull"))
+    message = status_of(pod)["state"]["waiting"]["message"]
+    assert message.endswith('or start zerogate up with --image hello:1="COMMAND"')
+    condition = next(entry for entry in pod["status"]["conditions"] if entry["type"] == "Ready")
+    assert message in condition["message"]
+
+
+async def test_a_container_that_never_listens_is_not_ready_and_the_condition_names_the_port(world):
+    probe = {"tcpSocket": {"port": 8080}}
+    container = {"command": ["sleep", "100"], "ports": [{"containerPort": 8080}], "readinessProbe": probe}
+    key = await world.create(container=container)
+
+    def explained(pod):
+        conditions = pod.get("status", {}).get("conditions", [])
+        return any("nothing listens on port" in entry.get("message", "") for entry in conditions)
+
+    pod = await world.pod(key, explained)
+    port = orjson.loads(meta.annotations_of(pod)["zerogate.dev/host-ports"])["8080"]
+    condition = next(entry for entry in pod["status"]["conditions"] if entry["type"] == "Ready")
+    assert (condition["status"], condition["reason"]) == ("False", "ContainersNotReady")
+    assert f"nothing listens on port {port}" in condition["message"]
+
+
+async def test_readiness_by_a_command_comes_and_goes(world):
+    probe = {"exec": {"command": ["test", "-e", "up"]}, "periodSeconds": 1, "failureThreshold": 1}
+    key = await world.create(container={"command": ["sleep", "100"], "readinessProbe": probe})
+    await world.pod(key, lambda pod: pid_of(pod) and not ready(pod))
+    (world.folder / "up").touch()
+    await world.pod(key, ready)
+    (world.folder / "up").unlink()
+    await world.pod(key, lambda pod: not ready(pod))
+
+
+async def test_liveness_failure_restarts_the_container(world):
+    probe = {"httpGet": {"path": "/"}, "periodSeconds": 1, "failureThreshold": 1}
+    startup = {"tcpSocket": {}, "periodSeconds": 1}
+    key = await world.create(
+        container=python(SERVER, ports=[{"containerPort": 8080}], livenessProbe=probe, startupProbe=startup)
+    )
+    first = await world.pod(key, ready)
+    (world.folder / "broken").touch()
+    second = await world.pod(key, lambda pod: status_of(pod).get("restartCount") == 1)
+    assert pid_of(second) != pid_of(first)
+    (world.folder / "broken").unlink()
+
+
+async def test_env_from_config_map_and_secret_and_its_absence(world):
+    variables = [
+        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
+        {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "t"}}},
+    ]
+    script = 'echo "$A $B"; sleep 100'
+    key = await world.create("late", container={"command": ["sh", "-c", script], "env": variables})
+    pod = await world.pod(key, waiting("CreateContainerConfigError"))
+    assert status_of(pod)["state"]["waiting"]["message"] == 'configmap "cm" not found'
+    where = {"namespace": "default"}
+    await world.kube.create(
+        kinds.CONFIG_MAP,
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm", **where}, "data": {"k": "v"}},
+    )
+    secret = {"t": base64.b64encode(b"hush").decode()}
+    await world.kube.create(
+        kinds.SECRET, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", **where}, "data": secret}
+    )
+    key = await world.create("early", container={"command": ["sh", "-c", script], "env": variables})
+    pod = await world.pod(key, ready)
+    assert await anext(await world.logs.open(pod, "c", follow=True)) == b"v hush\n"
+
+
+async def test_volume_mounts_are_refused_with_a_sentence(world):
+    mounts = [{"name": "v", "mountPath": "/data"}]
+    volumes = [{"name": "v", "emptyDir": {}}]
+    key = await world.create(container={"command": ["true"], "volumeMounts": mounts}, volumes=volumes)
+    pod = await world.pod(key, waiting("CreateContainerConfigError"))
+    assert "mounts v at /data: a local process has no file system" in status_of(pod)["state"]["waiting"]["message"]
+
+
+async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
+    """Every replica has a port of its own, and its slice."""
+    labels = {"app": "x"}
+    container = {"name": "c", "image": "i", **python(SERVER), "ports": [{"name": "user-port", "containerPort": 8080}]}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    where = {"namespace": "default"}
+    deployment = {"replicas": 3, "selector": {"matchLabels": labels}, "template": template}
+    await world.kube.create(
+        kinds.DEPLOYMENT,
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", **where}, "spec": deployment},
+    )
+    ports = [{"name": "http", "port": 80, "targetPort": "user-port"}]
+    await world.kube.create(
+        kinds.CORE_SERVICE,
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "s", **where},
+            "spec": {"selector": labels, "ports": ports},
+        },
+    )
+    key = Key("default", "d")
+    await world.until(kinds.DEPLOYMENT, key, lambda obj: obj.get("status", {}).get("availableReplicas") == 3)
+
+    async def slices(count):
+        async with asyncio.timeout(10):
+            while True:
+                found = (await world.kube.list(kinds.ENDPOINT_SLICE, "default"))["items"]
+                if len(found) == count and all(piece["endpoints"][0]["conditions"]["ready"] for piece in found):
+                    return found
+                await asyncio.sleep(0.01)
+
+    numbers = {piece["ports"][0]["port"] for piece in await slices(3)}
+    assert len(numbers) == 3
+    pods = (await world.kube.list(kinds.POD, "default"))["items"]
+    await world.kube.patch(kinds.DEPLOYMENT, key, {"spec": {"replicas": 0}}, subresource="scale")
+    await slices(0)
+    for pod in pods:
+        await world.gone(kinds.POD, meta.key_of(pod))
+    assert not any(alive(pid_of(pod)) for pod in pods)
+
+
+async def test_a_restart_starts_everything_anew_and_counts_it(world):
+    key = await world.create(container={"command": ["sleep", "100"]})
+    first = await world.pod(key, ready)
+    await world.down()
+    assert not alive(pid_of(first))
+    await world.up()
+    second = await world.pod(key, lambda pod: status_of(pod).get("restartCount") == 1 and ready(pod))
+    assert alive(pid_of(second))
+
+
+async def test_a_pod_deleted_while_nobody_ran_goes_at_the_next_start(world):
+    key = await world.create(container={"command": ["sleep", "100"]})
+    await world.pod(key, ready)
+    await world.down()
+    await world.kube.delete(kinds.POD, key)
+    await world.up()
+    await world.gone(kinds.POD, key)
+
+
+async def test_what_happens_to_a_pod_is_told_in_events(world):
+    key = await world.create(container={"command": ["sleep", "100"]})
+    await world.pod(key, ready)
+    async with asyncio.timeout(10):
+        while True:
+            events = (await world.kube.list(kinds.EVENT, "default"))["items"]
+            if any(event["reason"] == "Started" and event["involvedObject"]["name"] == "p" for event in events):
+                return
+            await asyncio.sleep(0.02)
