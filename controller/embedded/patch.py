@@ -23,7 +23,7 @@ import orjson
 from controller.embedded.schema import Node, StructuralSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
@@ -256,13 +256,18 @@ def _ordered(
     server = {identity(each): index for index, each in enumerate(original)}
     if any(identity(each) not in wanted for each in patched):
         raise PatchError(f"{where}: $setElementOrder does not name all items of the patch")
-    named = deque(
-        sorted((each for each in merged if identity(each) in wanted), key=lambda each: wanted[identity(each)])
-    )
-    unnamed = deque(each for each in merged if identity(each) not in wanted)
+    named = sorted((each for each in merged if identity(each) in wanted), key=lambda each: wanted[identity(each)])
+    unnamed = [each for each in merged if identity(each) not in wanted]
+    return interleaved(named, unnamed, lambda each: server.get(identity(each)))
+
+
+def interleaved(named: Iterable[Any], unnamed: Iterable[Any], place: Callable[[Any], float | None]) -> list[Any]:
+    """Both sequences in one, each in its own order; an unnamed item goes before the named ones that it preceded when
+    `place` (None for a new item) was their index."""
+    left, right = deque(unnamed), deque(named)
     result: list[Any] = []
-    while named and unnamed:
-        left, right = server.get(identity(unnamed[0])), server.get(identity(named[0]))
-        first = left is not None and right is not None and left < right
-        result.append(unnamed.popleft() if first else named.popleft())
-    return [*result, *named, *unnamed]
+    while left and right:
+        before, after = place(left[0]), place(right[0])
+        first = before is not None and after is not None and before < after
+        result.append(left.popleft() if first else right.popleft())
+    return [*result, *right, *left]
