@@ -76,7 +76,7 @@ class Served:
     def __init__(self, revision: Revision, traffic: RevisionTraffic) -> None:
         self.revision = revision
         self.traffic = traffic
-        self.name = str(revision.id)
+        self.name = str(revision.id).encode()
 
 
 class Exchanges:
@@ -141,8 +141,8 @@ class Exchanges:
         self.traffic.local_replies[error.response_flag] += 1
         if self.access_log.enabled:
             now = perf_counter()
-            status, flag, peer = error.status, error.response_flag, downstream.peer.address
-            self.access_log.add(Entry(now, 0.0, b"", b"", b"", status, 0, "", None, flag, b"", b"", peer))
+            status, flag, peer = error.status, error.response_flag.encode(), downstream.peer.address
+            self.access_log.add(Entry(now, 0.0, b"", b"", b"", status, 0, b"", None, flag, b"", b"", peer))
 
     def next_request_id(self) -> bytes:
         """32 hexadecimal digits that this worker never gives out again."""
@@ -242,7 +242,7 @@ class Exchange:
             self._reply(400, 'a probe request must contain a non-empty "K-Network-Hash" header')
             return
         known = destination.additions.value(b"k-network-hash") or wanted
-        self._reply(200, "probe", [b"k-network-hash: " + known])
+        self._reply(200, "probe", b"k-network-hash: %b\r\n" % known)
 
     def _seek_in_task(self) -> None:
         shared = self._shared
@@ -468,11 +468,11 @@ class Exchange:
         else:
             self._reply(error.status, str(error))
 
-    def _reply(self, status: int, text: str, lines: list[bytes] | None = None) -> None:
+    def _reply(self, status: int, text: str, extra: bytes = b"") -> None:
         self._status = status
         self._shared.traffic.local_replies[self._flag] += 1
         self._end(reusable=False)
-        self._downstream.reply(status, text, lines or [])
+        self._downstream.reply(status, text, extra)
 
     def _end(self, *, reusable: bool) -> None:
         """Give back all that the request held. Exactly once."""
@@ -508,9 +508,9 @@ class Exchange:
                     head.target,
                     self._status,
                     self._sent,
-                    "" if served is None else served.name,
+                    b"" if served is None else served.name,
                     None if lease is None else lease.endpoint,
-                    self._flag,
+                    self._flag.encode(),
                     self._request_id or head.request_id,
                     head.user_agent,
                     self._downstream.peer.address,

@@ -213,6 +213,8 @@ async def _serve(assignment: Assignment) -> None:
     # What was imported and built lives as long as the process; the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    # The request path makes no cycles; the default (700) would have the collector look at each batch of log entries.
+    gc.set_threshold(20_000, 20, 20)
     await worker.run(stop, _sockets(assignment.external), _sockets(assignment.cluster_local))
     status.close()
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.core.http1 import without
+
 if TYPE_CHECKING:
     from gateway.contract import Fields
     from gateway.core.http1 import RequestHead
@@ -41,7 +43,7 @@ class Peer:
         self.address = address
         self.proto = proto
         # For a request that came straight from a client: all but the host is known when the connection is.
-        self.simple = b"\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
+        self.simple = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
             address,
             proto,
             _node(address),
@@ -61,7 +63,7 @@ class Additions:
         # A split's fields come after its rule's and win over them (Knative: path, then split).
         merged = {name.lower(): value for group in groups for name, value in group}
         self.names = frozenset(name.encode() for name in merged)
-        self.text = "".join(f"\r\n{name}: {value}" for name, value in merged.items()).encode("latin-1")
+        self.text = "".join(f"{name}: {value}\r\n" for name, value in merged.items()).encode("latin-1")
 
     def value(self, name: bytes) -> bytes | None:
         """What is set for `name`, None if nothing is."""
@@ -72,7 +74,7 @@ class Additions:
         return None
 
 
-# Lines with these names never reach `head.lines`, so setting them needs no search for the client's.
+# Lines with these names never reach `head.fields`, so setting them needs no search for the client's.
 _NEVER_FROM_CLIENT = frozenset(
     (b"knative-serving-revision", b"knative-serving-namespace", b"knative-serving-default-route", b"k-original-host")
 )
@@ -81,29 +83,28 @@ _NEVER_FROM_CLIENT = frozenset(
 def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Peer, request_id: bytes) -> bytes:
     """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` b"" if the client's
     own stays."""
-    lines = head.lines
+    fields = head.fields
     if not additions.names <= _NEVER_FROM_CLIENT:
-        lines = [line for line in lines if line.partition(b":")[0].lower() not in additions.names]
+        fields = without(fields, additions.names)
     seen_host = head.host or b""
-    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host]
-    if lines:
-        parts += (b"\r\n", b"\r\n".join(lines))
     if head.others is None:
-        parts += (peer.simple, _quoted(seen_host), b"\r\nx-forwarded-host: ", seen_host, additions.text)
+        simple = (peer.simple, _quoted(seen_host), b"\r\nx-forwarded-host: ", seen_host, b"\r\n", additions.text)
+        parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, *simple]
     else:
+        parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields]
         parts += (*_forwarding(head.others, seen_host, peer), additions.text)
         upgrade = head.upgrade
         if upgrade is not None:
-            parts += (b"\r\nconnection: upgrade\r\nupgrade: ", upgrade)
+            parts += (b"connection: upgrade\r\nupgrade: ", upgrade, b"\r\n")
         elif b"expect" in head.others:
-            parts.append(b"\r\nexpect: 100-continue")
+            parts.append(b"expect: 100-continue\r\n")
     if request_id:
-        parts += (b"\r\nx-request-id: ", request_id)
+        parts += (b"x-request-id: ", request_id, b"\r\n")
     if head.content_length is not None:
-        parts.append(b"\r\ncontent-length: %d" % head.content_length)
+        parts.append(b"content-length: %d\r\n" % head.content_length)
     elif head.chunked:
-        parts.append(b"\r\ntransfer-encoding: chunked")
-    parts.append(b"\r\n\r\n")
+        parts.append(b"transfer-encoding: chunked\r\n")
+    parts.append(b"\r\n")
     return b"".join(parts)
 
 
@@ -112,7 +113,7 @@ def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[by
     chain = peer.address if chain is None else chain + b", " + peer.address
     value = others.get(b"forwarded") or forwarded(chain, host, peer.proto)
     lines = (b"x-forwarded-for: " + chain, b"x-forwarded-proto: " + peer.proto, b"x-forwarded-host: " + host)
-    return tuple(b"\r\n" + line for line in (*lines, b"forwarded: " + value))
+    return tuple(line + b"\r\n" for line in (*lines, b"forwarded: " + value))
 
 
 def forwarded(chain: bytes, host: bytes, proto: bytes) -> bytes:

@@ -386,10 +386,12 @@ class Downstream(asyncio.Protocol):
             data, self._buffer = self._buffer, b""
             self._pump(data)
 
-    def reply(self, status: int, text: str, lines: list[bytes]) -> int:
-        """Answer the request ourselves with `text` as the body, and finish. Returns the body's size."""
+    def reply(self, status: int, text: str, extra: bytes = b"") -> int:
+        """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
         body = text.encode() + b"\n"
-        head = ResponseHead(status, REASONS[status], True, [b"content-type: text/plain; charset=utf-8", *lines], 0)
+        head = ResponseHead(
+            status, REASONS[status], True, b"\r\ncontent-type: text/plain; charset=utf-8\r\n" + extra, 0
+        )
         head.content_length = len(body)
         is_head_request = self._method == b"HEAD"
         self.respond(head, has_body=True, hold=True)
@@ -442,7 +444,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._body = None
         self._listener.refused(self, error)
-        self.reply(error.status, str(error), [])
+        self.reply(error.status, str(error))
 
     def _close_gently(self) -> None:
         unread = self._malformed or self._body is not None or self._buffer
