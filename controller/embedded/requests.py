@@ -15,7 +15,7 @@ import yaml
 
 from controller.apis.labels import DEFAULT_CONTAINER
 from controller.apis.meta import JsonObject, Key, annotations_of, parse_time
-from controller.embedded import selectors, status, views
+from controller.embedded import protobuf, selectors, status, views
 from controller.embedded.credentials import USER
 from controller.embedded.operations import DeleteOptions, WriteOptions
 from controller.embedded.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
@@ -167,6 +167,11 @@ def _parse_yaml(raw: bytes) -> Any:
 
 async def object_body(request: web.Request) -> JsonObject:
     content_type = request.content_type
+    if content_type == protobuf.MEDIA_TYPE:
+        try:
+            return protobuf.decode(await request.read())
+        except protobuf.ProtobufError as error:
+            raise status.bad_request(str(error)) from None
     yaml_too = content_type.endswith(("yaml", "x-yaml"))
     if not yaml_too and content_type not in ("application/json", "application/octet-stream", "text/plain"):
         raise status.unsupported_media_type(("application/json", "application/yaml"))

@@ -188,7 +188,7 @@ async def test_bad_objects_are_refused_with_the_field(api: Api) -> None:
         code, answer = await api("POST", path, body)
         assert (code, text in answer["message"]) == (expected, True), answer
     assert (await api("POST", MAPS, config_map("big", x="y" * 4_000_000)))[0] == 413
-    assert (await api("POST", MAPS, b"x", "application/vnd.kubernetes.protobuf"))[0] == 415
+    assert (await api("POST", MAPS, b"x", "application/msgpack"))[0] == 415
 
 
 async def test_unknown_fields_are_refused_reported_or_dropped(api: Api) -> None:

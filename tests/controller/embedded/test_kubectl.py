@@ -221,3 +221,21 @@ async def test_pods_logs_events_and_namespaces(api: Api, kubectl: Run) -> None:
     await kubectl("create", "secret", "generic", "-n", "temp", "s", "--from-literal=a=b")
     await kubectl("delete", "namespace", "temp")
     assert "NotFound" in await kubectl("get", "namespace", "temp", fails=True)
+
+
+async def test_create_by_command(api: Api, kubectl: Run) -> None:
+    """`kubectl create KIND …` and `run` work; kubectl 1.32 sends some of them as protobuf."""
+    await kubectl("create", "deployment", "d", "--image=x", "--replicas=0", "--port=8080")
+    await kubectl("create", "service", "clusterip", "s", "--tcp=80:8080")
+    await kubectl("create", "configmap", "m", "--from-literal=a=b")
+    await kubectl("create", "secret", "generic", "k", "--from-literal=a=b")
+    await kubectl("create", "serviceaccount", "robot")
+    await kubectl("run", "p", "--image=x", "--env=A=b")
+    await kubectl("expose", "deployment", "d", "--port=80", "--target-port=http")
+    deployment = (await api.ok("GET", "/apis/apps/v1/namespaces/default/deployments/d"))["spec"]
+    assert (deployment["replicas"], deployment["selector"]) == (0, {"matchLabels": {"app": "d"}})
+    assert deployment["template"]["spec"]["containers"][0]["ports"] == [{"containerPort": 8080, "protocol": "TCP"}]
+    (port,) = (await api.ok("GET", "/api/v1/namespaces/default/services/s"))["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (80, 8080)
+    assert (await api.ok("GET", "/api/v1/namespaces/default/secrets/k"))["data"] == {"a": "Yg=="}
+    assert (await api.ok("GET", "/api/v1/namespaces/default/configmaps/m"))["data"] == {"a": "b"}
