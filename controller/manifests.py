@@ -1,4 +1,4 @@
-"""Manifests a person wrote: YAML or JSON files, folders of them, or standard input, read into API objects.
+"""Manifests a person wrote: YAML or JSON files, folders of them, or standard input, read into API objects and applied.
 
 Everything that can be found wrong without a server is found here, with the file, the document and the place in it:
 text that is not YAML, a document that is not an object, a missing apiVersion, kind or name. What the fields mean is the
@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from controller.apis import kinds
+from controller.apis.meta import key_of
+from controller.kube.client import APPLY_PATCH
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
+    from controller.kube.client import Kube
 
+FIELD_MANAGER = "zerogate"
+
+_BY_TYPE = {(kind.api_version, kind.kind): kind for kind in (*kinds.KNATIVE_KINDS, *kinds.BUILT_IN_KINDS)}
 _SUFFIXES = (".yaml", ".yml", ".json")
 _LIMIT = 16 * 1024 * 1024
 """Bytes of one file; a Kubernetes object is limited to about 1.5 MB by etcd, so this is many objects."""
@@ -135,3 +144,28 @@ def _what(value: object) -> str:
             return "text" if len(value) > 40 else f"the text {value!r}"
         case _:
             return f"{value!r}"
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """The kind of a manifest's object. Raises ManifestError for one that zerogate does not know."""
+    api_version, kind = manifest.obj["apiVersion"], manifest.obj["kind"]
+    try:
+        return _BY_TYPE[api_version, kind]
+    except KeyError:
+        versions = [known for known, name in _BY_TYPE if name == kind]
+        right = f"kind {kind} is {' or '.join(versions)}" if versions else f"there is no kind {kind} here"
+        wrong = f"apiVersion {api_version}, kind {kind} is not served"
+        raise ManifestError(f"{manifest.source}: {wrong}: {right}") from None
+
+
+async def apply_manifest(kube: Kube, manifest: Manifest, namespace: str, *, force: bool = False) -> JsonObject:
+    """Applies one manifest on the server's side, in `namespace` where it names none; `force` takes over fields that
+    somebody else set. Returns the object. Raises KubeError, ManifestError."""
+    kind, obj = kind_of(manifest), manifest.obj
+    meta = dict(obj["metadata"])
+    if kind.namespaced:
+        meta.setdefault("namespace", namespace)
+    obj = {**obj, "metadata": meta}
+    if "name" not in meta:
+        return await kube.create(kind, obj)
+    return await kube.patch(kind, key_of(obj), obj, content_type=APPLY_PATCH, field_manager=FIELD_MANAGER, force=force)

@@ -106,6 +106,8 @@ class FeedServer:
         self._snapshot = Snapshot()
         self._workers: dict[str, _Worker] = {}
         self._pending: dict[RouteId, int] = {}  # routes not acknowledged by everybody yet, and since which version
+        self.serving = asyncio.Event()
+        """Set once a worker has acknowledged a state: from then on requests are answered."""
         self.app = web.Application()
         self.app.router.add_get(FEED_PATH, self._feed)
         self.app.on_shutdown.append(self._close)
@@ -188,6 +190,7 @@ class FeedServer:
                     self._on_stats(worker.name, stats)
                 case Ack(version) if version <= self._snapshot.version:
                     worker.acknowledged = max(worker.acknowledged, version)
+                    self.serving.set()
                     self._settle()
                 case _:
                     await _refuse(worker.socket, "expected stats, or the acknowledgement of an update that was sent")

@@ -1,0 +1,160 @@
+"""`zerogate up`, `gateway`, `controller`: each parses its arguments and calls one composition root."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from controller.__main__ import ControllerOptions
+from controller.__main__ import run as run_controller
+from controller.config.store import NAMESPACE
+from controller.embedded.__main__ import UpOptions
+from controller.embedded.__main__ import run as run_up
+from controller.manifests import ManifestError, kind_of, read_manifests
+from controller.paths import default_data_dir
+from gateway.__main__ import main as gateway
+from gateway.config import Address, ConfigError, parse_address
+
+__all__ = ["controller", "gateway", "up"]
+
+_DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+Images = dict[str, tuple[str, ...]]
+
+
+def _images(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Images:
+    images = {}
+    for value in values:
+        name, equals, command = value.partition("=")
+        try:
+            words = tuple(shlex.split(command))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: the command is not shell words: {error}") from error
+        if not name or not equals or not words:
+            raise click.BadParameter(f'{value!r} is not NAME=COMMAND, e.g. --image hello="python3 app.py"')
+        images[name] = words
+    return images
+
+
+def _domain(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not _DOMAIN.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not a domain name in lower case, e.g. localhost or example.com")
+    return value
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--filename",
+    "filenames",
+    multiple=True,
+    metavar="FILE",
+    help="Apply this YAML or JSON file, or all files of this folder, once everything runs. Repeatable.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_data_dir,
+    show_default="the user's state directory",
+    help="Where objects, credentials and logs are kept.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65532),
+    default=8080,
+    show_default=True,
+    help="Where services answer. The next three ports are for cluster-local names, the gateway's metrics and the "
+    "controller's metrics.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Gateway processes that share the port."
+)
+@click.option(
+    "--domain",
+    default="localhost",
+    show_default=True,
+    callback=_domain,
+    help="Services are called NAME.NAMESPACE.DOMAIN.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="NAME=COMMAND",
+    callback=_images,
+    help="What to run for a container that has an image but no command. Repeatable.",
+)
+def up(filenames: tuple[str, ...], data_dir: Path, port: int, workers: int, domain: str, images: Images) -> None:
+    """Run the whole platform on this machine, until Ctrl-C.
+
+    Starts an API server for kubectl, the controllers, a node agent that runs containers as local processes, and the
+    gateway. Nothing listens beyond this machine. What you apply is kept in the data directory.
+
+    \b
+      zerogate up -f deploy/examples/hello.yaml
+      zerogate up --image app="python3 app.py" -f app.yaml
+    """
+    try:
+        manifests = read_manifests(filenames)
+        for manifest in manifests:
+            kind_of(manifest)
+    except ManifestError as error:
+        raise click.UsageError(str(error)) from error
+    options = UpOptions(
+        manifests=tuple(manifests),
+        data_dir=data_dir.absolute(),
+        port=port,
+        workers=workers,
+        domain=domain,
+        images=images,
+    )
+    raise click.exceptions.Exit(run_up(options))
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> Address:
+    try:
+        return parse_address(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--kubeconfig", metavar="PATH", help="How to reach the cluster.  [default: $KUBECONFIG, ~/.kube/config]")
+@click.option("--in-cluster", is_flag=True, help="Use the pod's service account instead of a kubeconfig.")
+@click.option("--namespace", default=NAMESPACE, help="Where the config-* ConfigMaps and the Lease are.")
+@click.option("--feed-listen", default="127.0.0.1:8081", callback=_address, help="HOST:PORT for gateways.")
+@click.option(
+    "--feed-token-file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File with the secret that gateways must show.",
+)
+@click.option(
+    "--admin-listen", default="127.0.0.1:9090", callback=_address, help="HOST:PORT for /healthz, /readyz and /metrics."
+)
+def controller(
+    kubeconfig: str | None,
+    in_cluster: bool,
+    namespace: str,
+    feed_listen: Address,
+    feed_token_file: Path,
+    admin_listen: Address,
+) -> None:
+    """Run the control plane against a Kubernetes cluster.
+
+    Reconciles Knative's resources, scales revisions, and tells the gateways where requests go. Several may run: one
+    leads, the others stand by.
+    """
+    options = ControllerOptions(
+        feed_token_file=feed_token_file,
+        kubeconfig=kubeconfig,
+        in_cluster=in_cluster,
+        namespace=namespace,
+        feed_listen=feed_listen,
+        admin_listen=admin_listen,
+    )
+    raise click.exceptions.Exit(run_controller(options))

@@ -1,0 +1,233 @@
+"""Composition root of one machine: what `zerogate up` starts, in which order, and how it stops.
+
+Two kinds of process. This one runs the API server, the controllers with the autoscaler, the feed and the node agent on
+one event loop; everything among them goes over the API server's REST, as in a cluster. The gateway runs in a process
+of its own, so that no reconcile delays a request.
+
+Start: store (which locks the data directory), API server, ConfigMaps, agent, control plane, gateway, then the user's
+manifests. Stop is the reverse: the gateway drains first, while the replicas it talks to still run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+import yaml
+
+from controller.admin import admin_app, listening
+from controller.apis import kinds
+from controller.assembly import ControlPlane
+from controller.config.store import Config
+from controller.embedded import workloads
+from controller.embedded.admission import Admission
+from controller.embedded.agent import Agent
+from controller.embedded.apiserver import ApiServer
+from controller.embedded.credentials import load_or_create
+from controller.embedded.gateway_process import GatewayOptions, GatewayProcess
+from controller.embedded.podlogs import PodLogs
+from controller.embedded.ports import PortAllocator
+from controller.embedded.runtimes.process import ProcessRuntime
+from controller.embedded.seed import seed
+from controller.embedded.store import Store, StoreInUse
+from controller.embedded.welcome import Refused, Welcome
+from controller.kube.client import KubeClient
+from controller.paths import deploy_dir, kubeconfig_path
+from gateway.contract import FEED_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from controller.apis.meta import JsonObject
+    from controller.manifests import Manifest
+
+_HOST = "127.0.0.1"
+
+
+class StartError(Exception):
+    """Why the platform can't start, and what to do, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `zerogate up` was asked for. `port` and the three after it are taken; `images` maps names to commands."""
+
+    manifests: tuple[Manifest, ...]
+    data_dir: Path
+    port: int
+    workers: int
+    domain: str
+    images: Mapping[str, tuple[str, ...]]
+
+
+def run(options: UpOptions) -> int:
+    """Run until SIGINT or SIGTERM. The exit status: 0, or 2 if it could not start."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        uvloop.run(_up(options))
+    except StartError as error:
+        print(f"zerogate up: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _up(options: UpOptions) -> None:
+    stop = _stop_event()
+    _check_ports(options.port)
+    reason: Exception | None = None
+    async with contextlib.AsyncExitStack() as stack:
+        store = _open_store(options.data_dir)
+        stack.callback(store.close)
+        secrets_dir = options.data_dir / "credentials"
+        kubeconfig = kubeconfig_path(options.data_dir)
+        credentials = load_or_create(secrets_dir, datetime.now(UTC), kubeconfig=kubeconfig)
+        logs = PodLogs(options.data_dir / "logs")
+        settings = _Settings()
+        server = ApiServer(store, credentials, _objects(deploy_dir() / "crds"), Admission(settings), logs)
+        url = await _start_server(server, options.data_dir / "api-port")
+        stack.push_async_callback(server.stop)
+        credentials.write_kubeconfig(url)
+
+        kube = await stack.enter_async_context(KubeClient.from_token(url, credentials.token, credentials.ca))
+        defaults = _objects(deploy_dir() / "config")
+        await seed(kube, defaults, external_domain=options.domain, external_port=options.port)
+        runtime = ProcessRuntime(options.data_dir, Path.cwd())
+        agent = Agent(kube, runtime, logs, PortAllocator(), options.images)
+        await agent.start()
+        stack.push_async_callback(agent.stop)
+
+        token, token_file = _feed_token(secrets_dir / "feed-token")
+        plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES))
+        settings.plane = plane
+        plane.runner.on_change(kinds.POD, agent.on_change)
+        feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
+        admin = admin_app(plane.registry, plane.ready.is_set)
+        await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
+        gateway = GatewayProcess(
+            GatewayOptions(
+                port=options.port,
+                workers=options.workers,
+                feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
+                token_file=token_file,
+                access_log=options.data_dir / "access.log",
+            )
+        )
+        welcome = Welcome(kube, plane, options.manifests, kubeconfig, options.port)
+        try:
+            await _work(stop, plane, gateway, welcome)
+        except* (Refused, ChildProcessError) as errors:
+            reason = errors.exceptions[0]
+    if reason is not None:
+        raise StartError(str(reason))
+
+
+async def _work(stop: asyncio.Event, plane: ControlPlane, gateway: GatewayProcess, welcome: Welcome) -> None:
+    """Until `stop`; the gateway drains while the control plane still runs, which has its endpoints to tell."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(plane.run(), name="control plane"),
+            group.create_task(gateway.run(), name="gateway"),
+            group.create_task(welcome.run(), name="welcome"),
+        ]
+        try:
+            await stop.wait()
+        finally:
+            await gateway.stop()
+        for task in tasks:
+            task.cancel()
+
+
+class _Settings:
+    """The configuration of the moment, for admission: the control plane's once there is one, the defaults before."""
+
+    def __init__(self) -> None:
+        self.plane: ControlPlane | None = None
+
+    def __call__(self) -> Config:
+        return Config() if self.plane is None else self.plane.runner.config
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; the second one ends this process at once, and its children with it."""
+    stop = asyncio.Event()
+
+    def ask() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+        print("\nStopping: requests in hand are finished first. Ctrl-C again stops at once.", flush=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ask)
+    return stop
+
+
+def _check_ports(first: int) -> None:
+    """Raises StartError for a port in use; asked before anything is started, so that nothing is left behind."""
+    uses = ("services", "cluster-local names", "the gateway's metrics", "the controller's metrics")
+    for port, use in enumerate(uses, start=first):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError as error:
+                raise StartError(
+                    f"port {port} (for {use}) can't be used: {error.strerror}; choose another with --port"
+                ) from error
+
+
+def _open_store(data_dir: Path) -> Store:
+    try:
+        return Store(data_dir)
+    except StoreInUse as error:
+        raise StartError(
+            f"{data_dir} is in use by another zerogate: stop that one, or choose another directory with --data-dir"
+        ) from error
+    except OSError as error:
+        raise StartError(
+            f"{data_dir} can't be used: {error.strerror}; choose another directory with --data-dir"
+        ) from error
+
+
+def _objects(folder: Path) -> list[JsonObject]:
+    """The objects in the YAML files of one of our own folders."""
+    return [yaml.safe_load(file.read_bytes()) for file in sorted(folder.glob("*.yaml"))]
+
+
+async def _start_server(server: ApiServer, port_file: Path) -> str:
+    """Listens on the port of the last time where that is free, so that kubeconfigs stay valid; its URL."""
+    try:
+        url = await server.start(_HOST, _last_port(port_file))
+    except OSError:
+        url = await server.start(_HOST)
+    _remember_port(port_file, url)
+    return url
+
+
+def _last_port(port_file: Path) -> int:
+    text = port_file.read_text() if port_file.exists() else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def _remember_port(port_file: Path, url: str) -> None:
+    port_file.write_text(url.rpartition(":")[2])
+
+
+def _feed_token(path: Path) -> tuple[str, Path]:
+    """A token for this life's gateways, and the file (0600) they read it from."""
+    token = secrets.token_hex(32)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token)
+    return token, path
