@@ -42,6 +42,8 @@ class World:
         self.now = START
         self.events: list[Event] = []
         self.errors: list[str] = []
+        self.broken = False
+        """Pods that aren't ready yet crash."""
         self._objects: dict[tuple[Kind, Key], JsonObject] = {}
         self._serial = itertools.count(1)
 
@@ -166,8 +168,8 @@ class World:
     def play(self) -> None:
         """Deployments whose pods aren't broken are available, autoscalers initialised, ingresses programmed."""
         for obj in self.list(kinds.DEPLOYMENT):
-            if "frozen" not in labels_of(obj):
-                self._status(kinds.DEPLOYMENT, obj, running(obj["spec"]["replicas"]))
+            crashing = self.broken and not (obj.get("status") or {}).get("readyReplicas")
+            self._status(kinds.DEPLOYMENT, obj, crashed() if crashing else running(obj["spec"]["replicas"]))
         for obj in self.list(kinds.POD_AUTOSCALER):
             deployment = self.find(kinds.DEPLOYMENT, obj["spec"]["scaleTargetRef"]["name"])
             if (deployment.get("status") or {}).get("readyReplicas"):
@@ -208,6 +210,11 @@ def running(replicas: int) -> JsonObject:
     return {"conditions": conditions, "replicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas}
 
 
+def crashed() -> JsonObject:
+    """The status of a Deployment that has given up."""
+    return {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
+
+
 def scaled(name: str, replicas: int) -> JsonObject:
     """The status of a PodAutoscaler that reached its initial scale."""
     conditions = [{"type": type_, "status": "True"} for type_ in ("Active", "Ready", "ScaleTargetInitialized")]
@@ -242,7 +249,7 @@ def edited(world: World, name: str, **spec: Any) -> None:
     if "image" in spec:
         template["spec"]["containers"][0]["image"] = spec["image"]
     if "template_name" in spec:
-        template["metadata"]["name"] = spec["template_name"]
+        template["metadata"] = {"name": spec["template_name"]} if spec["template_name"] else {}
     if "traffic" in spec:
         obj["spec"]["traffic"] = spec["traffic"]
     world.update(obj)
@@ -254,10 +261,22 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_service() -> Any:
     """`hello(name, image, **template metadata)` → a Service object."""
     return hello
+
+
+@pytest.fixture(scope="session")
+def world_class() -> type[World]:
+    """For tests that need a new world for each example."""
+    return World
+
+
+@pytest.fixture(scope="session")
+def edit_of() -> Any:
+    """`edit_of(world)` → `edit` for that world."""
+    return lambda world: lambda name, **spec: edited(world, name, **spec)
 
 
 @pytest.fixture
