@@ -206,6 +206,7 @@ class Operations:
                 kind=resource.kind,
                 schema=resource.schema,
                 now=self._clock(),
+                subresource=subresource,
             )
         except managedfields.ApplyConflict as error:
             raise status.apply_conflict(error.causes) from None
@@ -251,7 +252,14 @@ class Operations:
         obj = self._admitted(resource, obj, None, options)
         if not applied:
             obj = managedfields.track_update(
-                None, obj, manager=options.manager, operation="Update", subresource="", kind=resource.kind, now=now
+                None,
+                obj,
+                manager=options.manager,
+                operation="Update",
+                subresource="",
+                kind=resource.kind,
+                schema=resource.schema,
+                now=now,
             )
         stored = self._stored(resource, key, obj, options)
         if resource.id == NAMESPACES and not options.dry_run:
@@ -293,6 +301,7 @@ class Operations:
                 operation="Update",
                 subresource=subresource,
                 kind=resource.kind,
+                schema=resource.schema,
                 now=now,
             )
         if objects.is_finished(new):
