@@ -104,8 +104,9 @@ class _Outbox:
 class Feed:
     """`url` is the whole address (`ws://127.0.0.1:9080/v1/feed`, or wss, http, https), `token` the bearer token.
 
-    `on_update(update, snapshot)` must not block and must not raise. `waiting` names the revisions that requests wait
-    for. `snapshot_file` is read at a start without controller and kept up to date, readable by its owner only.
+    `on_update(update, snapshot)` must not block; it may refuse by ContractError, which ends the connection. `waiting`
+    names the revisions that requests wait for. `snapshot_file` is read at a start without controller and kept up to
+    date, readable by its owner only.
     """
 
     def __init__(
@@ -207,21 +208,23 @@ class Feed:
         outbox.put(Ack(message.version))
 
     def _apply(self, update: Update) -> None:
-        self.snapshot = apply(self.snapshot, update)
+        snapshot = apply(self.snapshot, update)
+        self._on_update(update, snapshot)
+        # Only now: a state that the worker refused must not count as progress, or reconnecting would never back off.
+        self.snapshot = snapshot
         self.ready = True
-        self._on_update(update, self.snapshot)
 
     # --- snapshot file ------------------------------------------------------------------------------------------------
 
     def _load(self, path: Path) -> None:
         try:
             update = _read_snapshot(path)
+            self._apply(update)
         except FileNotFoundError:
             return
         except (OSError, ContractError) as error:
             _log.warning("snapshot file %s is not used: %s", path, error)
             return
-        self._apply(update)
         _log.warning("no controller; serving the snapshot of %s (version %d)", path, update.version)
 
     async def _save_changes(self, path: Path) -> None:

@@ -12,7 +12,7 @@ status from 200 to 399 where the revision has an HTTP probe. The first attempt i
 - every second from then on, for as long as the endpoint exists. A process that crashes at start costs next to nothing.
 
 A refused connect on the same machine is known from the system call itself, so an attempt is a socket, a `connect` and
-a `close` without any task (about 20 µs). Only a connect in progress and an HTTP exchange run as tasks; there are
+a `close` without any task (about 40 µs). Only a connect in progress and an HTTP exchange run as tasks; there are
 at most `limit` of these, and an attempt beyond waits for its next turn.
 
 The result arrives as a callback in the same turn of the loop, which is where waiting requests are sent out.

@@ -10,6 +10,7 @@ from aiohttp import WSMsgType, web
 from gateway.contract import (
     FEED_PATH,
     Ack,
+    ContractError,
     Hello,
     Revision,
     RevisionId,
@@ -170,6 +171,22 @@ async def test_anything_else_ends_the_connection(controller: Controller, follow,
     await controller.connection()
     assert feed.ready
     assert feed.snapshot.version == 7
+
+
+async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Controller, until) -> None:
+    """The connection ends, the former snapshot stays, and the next attempt backs off."""
+
+    def refuse(_update: Update, _snapshot: Snapshot) -> None:
+        raise ContractError("two rules for one host")
+
+    feed = Feed(controller.url, "secret", worker="worker-1", on_update=refuse, waiting=list)
+    task = asyncio.get_running_loop().create_task(feed.run())
+    for _ in range(2):
+        await (await controller.connection()).send_str(serialise_message(WHOLE))
+    assert (feed.ready, feed.snapshot) == (False, Snapshot())
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_stats_and_pokes_go_up(controller: Controller, follow, until) -> None:
