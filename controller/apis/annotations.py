@@ -30,7 +30,9 @@ LINEAR, WEIGHTED_EXPONENTIAL = "linear", "weighted-exponential"
 
 INT32_MAX = 2**31 - 1
 TARGET_MIN = 0.01
+"""The least target per pod; below it a single request would ask for hundreds of pods."""
 WINDOW_MIN, WINDOW_MAX = 6.0, 3600.0
+"""Bounds of a stable window in seconds: shorter than 6 s, its panic window would be less than one 1 s bucket."""
 PANIC_THRESHOLD_MIN, PANIC_THRESHOLD_MAX = 110.0, 1000.0
 
 

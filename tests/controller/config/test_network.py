@@ -30,6 +30,7 @@ def test_every_key_is_read() -> None:
             "system-internal-tls": "ENABLED",
             "http-protocol": "redirected",
             "default-external-scheme": "https",
+            "external-port": "8080",
             "autocreate-cluster-domain-claims": "true",
             "enable-mesh-pod-addressability": "true",
             "mesh-compatibility-mode": "Disabled",
@@ -43,6 +44,7 @@ def test_every_key_is_read() -> None:
     assert config.rollout_duration == 120.0
     assert (config.external_domain_tls, config.cluster_local_domain_tls, config.system_internal_tls) == (True,) * 3
     assert (config.http_option, config.default_external_scheme) == ("Redirected", "https")
+    assert config.external_port == 8080
     assert config.autocreate_cluster_domain_claims is True
     assert config.enable_mesh_pod_addressability is True
     assert (config.mesh_compatibility_mode, config.namespace_wildcard_cert_selector) == ("disabled", "a: b")
@@ -68,6 +70,7 @@ def test_deprecated_spellings() -> None:
         ({"external-domain-tls": "on"}, "one of Enabled, Disabled"),
         ({"http-protocol": "Both"}, "one of Enabled, Redirected, Disabled"),
         ({"default-external-scheme": "ftp"}, "one of http, https"),
+        ({"external-port": "65536"}, "from 0 to 65535"),
         ({"autocreate-cluster-domain-claims": "ok"}, "true or false"),
         ({"mesh-compatibility-mode": "maybe"}, "one of auto, enabled, disabled"),
     ],
