@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from controller.apis import kinds
 from controller.apis.defaults import apply_defaults
 from controller.apis.validation import validate
+from controller.config.store import NAMESPACE
 from controller.embedded import status
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
     from controller.config.store import Config
 
-_WEBHOOK = "validation.webhook.serving.knative.dev"
+_OBJECTS = "validation.webhook.serving.knative.dev"
+_CONFIGURATION = "config.webhook.serving.knative.dev"
 _GROUPS = frozenset(kind.group for kind in kinds.KNATIVE_KINDS)
 
 
@@ -36,27 +38,30 @@ class WriteRules(Protocol):
 
 
 class Admission:
-    """Knative's defaulting and validation for Knative's kinds; every other kind passes unchanged. `config` gives the
-    configuration of the moment."""
+    """Knative's defaulting and validation for Knative's kinds, and validation for its ConfigMaps; every other kind
+    passes unchanged. `config` gives the configuration of the moment."""
 
     def __init__(self, config: Callable[[], Config]) -> None:
         self._config = config
 
     def mutate(self, obj: JsonObject, old: JsonObject | None, user: str) -> JsonObject:
-        if not _is_ours(obj):
+        if _webhook(obj) != _OBJECTS:
             return obj
         return apply_defaults(obj, old, self._config(), user)
 
     def check(self, obj: JsonObject, old: JsonObject | None) -> None:
-        if not _is_ours(obj):
+        webhook = _webhook(obj)
+        if webhook is None:
             return
         errors = validate(obj, old, self._config())
         if errors:
             problems = "\n".join(str(error) for error in errors)
-            raise status.bad_request(
-                f'admission webhook "{_WEBHOOK}" denied the request: validation failed: {problems}'
-            )
+            raise status.bad_request(f'admission webhook "{webhook}" denied the request: validation failed: {problems}')
 
 
-def _is_ours(obj: JsonObject) -> bool:
-    return str(obj["apiVersion"]).partition("/")[0] in _GROUPS
+def _webhook(obj: JsonObject) -> str | None:
+    """The name of the webhook that would look at the object on a cluster."""
+    if obj["apiVersion"].partition("/")[0] in _GROUPS:
+        return _OBJECTS
+    is_config_map = obj["kind"] == kinds.CONFIG_MAP.kind and obj["apiVersion"] == kinds.CONFIG_MAP.api_version
+    return _CONFIGURATION if is_config_map and obj["metadata"].get("namespace") == NAMESPACE else None
