@@ -15,6 +15,10 @@ stays the pod's over container restarts.
 Nothing is adopted over a restart of `zerogate up`: the runtime kills what a former life left, and each pod's containers
 are started anew with their restart count raised. A pod being deleted then has no process any more and goes at once.
 
+Of a pod's spec, what has no meaning for a local process is passed over: resources, securityContext, affinity, service
+account. What would change what the program sees and can't be had (volumeMounts, initContainers) keeps the container
+from starting, with a sentence that says so.
+
 Bounds: 32 starts at a time (each is a fork; the others queue), one status write per pod on its way, stops within the
 pod's grace period, or within `stop`'s cap when everything ends.
 """
@@ -291,6 +295,7 @@ class _Sandbox:
             log.close(now)
             raise
         if container.exited.is_set():  # before its start was told: _exited has taken the life from here
+            container.process = None
             return
         found = [
             probe
@@ -573,9 +578,8 @@ class _Sandbox:
 
 def _first_life(spec: JsonObject, former: JsonObject | None) -> Life:
     """A container's life when this agent first sees it; one that ran under a former agent is started once more."""
-    restarts = 0
-    if former is not None and former.get("containerID"):
-        restarts = int(former.get("restartCount", 0)) + 1
+    former = former or {}
+    restarts = int(former.get("restartCount", 0)) + bool(former.get("containerID"))
     return Life(spec["name"], spec.get("image", ""), restarts=restarts)
 
 

@@ -201,7 +201,8 @@ class Tally:
 
 def probe_of(container: JsonObject, field: str, host_ports: Mapping[int, int]) -> Probe | None:
     """The container's `readinessProbe`, `livenessProbe` or `startupProbe`, or None. A port that the container declares
-    becomes its port on this machine; 0 or none means the first (Knative leaves the port out)."""
+    becomes its port on this machine; 0 or none means the first (Knative leaves the port out). A grpc probe is a TCP
+    one: that the port answers is what can be told without the protocol."""
     spec = container.get(field)
     if not spec:
         return None

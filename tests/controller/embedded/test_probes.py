@@ -1,0 +1,140 @@
+"""Probes against real peers: what passes, and the sentence when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from controller.embedded import probes
+from controller.embedded.credentials import load_or_create
+from controller.embedded.podphase import Probe
+from controller.embedded.runtimes import Completed, StartError
+
+HTTP = Probe("readiness", path="/ready", timeout=0.2)
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+async def never(argv, timeout):
+    raise AssertionError("no command is run")
+
+
+@contextlib.asynccontextmanager
+async def peer(answer: bytes | None, tls: ssl.SSLContext | None = None):
+    """A server that answers everything with `answer` (None: nothing at all) → (port, list of requests)."""
+    requests, served = [], []
+
+    async def serve(reader, writer):
+        served.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            requests.append(await reader.readuntil(b"\r\n\r\n"))
+            if answer is not None:
+                writer.write(answer)
+                await writer.drain()
+            await reader.read()
+        writer.close()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield server.sockets[0].getsockname()[1], requests
+        await asyncio.gather(*served)
+
+
+@pytest.mark.parametrize(
+    ("status", "passed"), [(b"200 OK", True), (b"302 Found", True), (b"399", True), (b"404 No", False), (b"503", False)]
+)
+async def test_two_and_three_hundreds_pass(status, passed):
+    async with peer(b"HTTP/1.1 " + status + b"\r\n\r\n") as (port, _):
+        result = await probes.attempt(replace(HTTP, port=port), never)
+    assert result.passed is passed
+    if not passed:
+        code = status[:3].decode()
+        assert result.message == f"GET http://127.0.0.1:{port}/ready: HTTP probe failed with statuscode: {code}"
+
+
+async def test_the_request_is_kubelets_with_the_users_fields():
+    """A Host the user gives replaces ours; nobody can smuggle a field in with a line break."""
+    headers = (("host", "a.example"), ("X-A", "1\r\nX-B: 2"))
+    async with peer(OK) as (port, requests):
+        await probes.attempt(replace(HTTP, port=port, headers=headers), never)
+    lines = requests[0].decode().split("\r\n")
+    assert lines[0] == "GET /ready HTTP/1.1"
+    assert "Host: a.example" in lines
+    assert "X-A: 1X-B: 2" in lines
+    assert "Connection: close" in lines
+
+
+async def test_https_is_not_verified(tmp_path):
+    credentials = load_or_create(tmp_path, datetime.now(UTC))
+    async with peer(OK, credentials.server_context()) as (port, _):
+        result = await probes.attempt(replace(HTTP, port=port, scheme="HTTPS", timeout=5), never)
+    assert result.passed
+
+
+async def test_an_answer_that_is_not_http():
+    async with peer(b"220 smtp ready\r\n") as (port, _):
+        result = await probes.attempt(replace(HTTP, port=port), never)
+    assert result.message == f"GET http://127.0.0.1:{port}/ready: the answer is not HTTP/1.1"
+
+
+async def test_silence_ends_with_the_timeout():
+    async with peer(None) as (port, _):
+        result = await probes.attempt(replace(HTTP, port=port), never)
+    assert result.message == f"GET http://127.0.0.1:{port}/ready: no answer within 0.2s"
+
+
+async def test_a_listening_port_passes_a_tcp_probe():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert (await probes.attempt(Probe("readiness", port=port), never)).passed
+
+
+@pytest.mark.parametrize("probe", [HTTP, Probe("readiness")])
+async def test_a_port_nobody_listens_on_is_named(probe):
+    with socket.socket() as holder:  # bound, not listening: nobody else can
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        result = await probes.attempt(replace(probe, port=port), never)
+    assert not result.passed
+    assert result.message.startswith(f"nothing listens on port {port} (the process must listen on the port in its PORT")
+
+
+async def test_a_probe_without_a_port_says_so():
+    result = await probes.attempt(Probe("liveness"), never)
+    assert result.message == "the liveness probe names no port and the container declares none"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "passed", "message"),
+    [
+        (Completed(0, "fine"), True, "fine"),
+        (Completed(1, "not yet"), False, "not yet"),
+        (Completed(2, ""), False, 'command "check it" exited with code 2'),
+        (TimeoutError(), False, 'command "check it" timed out after 1s'),
+        (StartError("exec: no"), False, "exec: no"),
+    ],
+)
+async def test_a_command_passes_with_exit_code_zero(outcome, passed, message):
+    async def run(argv, timeout):
+        assert (argv, timeout) == (("check", "it"), 1.0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    result = await probes.attempt(Probe("readiness", command=("check", "it")), run)
+    assert (result.passed, result.message) == (passed, message)
+
+
+async def test_refused_probes_leave_no_descriptor_open():
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(50):
+        await probes.attempt(replace(HTTP, port=1), never)
+    assert len(os.listdir("/dev/fd")) == before
