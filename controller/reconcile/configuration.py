@@ -9,8 +9,10 @@ Revision in the middle serves while the newest is broken. It never moves back, e
 Revision on purpose (roll back by name): the Revision named in the template is looked at first, whatever its age.
 
 Ready follows the latest created Revision: True once it is also the latest ready one, False with its message when it
-failed. A chosen name that is taken, by a Revision of somebody else or by one with another spec, fails the
-Configuration; nothing is retried, because only the user can choose another name.
+failed, Unknown in between. Unlike Knative's it then says what is being waited for, so that a user is told of an
+application that listens on the wrong port long before the progress deadline. A chosen name that is taken, by a
+Revision of somebody else or by one with another spec, fails the Configuration; nothing is retried, because only the
+user can choose another name.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from controller.apis.meta import (
     is_deleting,
     labels_of,
     name_of,
+    namespace_of,
 )
 from controller.reconcile import drift
 from controller.reconcile.children.revision import revision as new_revision
@@ -37,9 +40,10 @@ from controller.reconcile.plan import Cache, Controller, Event, Plan, owner_key
 from controller.reconcile.status import begin, finish
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from controller.apis.conditions import Conditions
+    from controller.apis.conditions import Condition, Conditions
     from controller.config.store import Config
 
 REVISION_FAILED = "RevisionFailed"
@@ -107,7 +111,7 @@ def _current(seen: ObservedConfiguration) -> JsonObject | None:
 
 def _create(configuration: Configuration, found: Conditions, now: datetime) -> Plan:
     name = revision_name(configuration)
-    found = _wait_for(name, configuration.latest_ready, found, now)
+    found = _wait_for(name, configuration.latest_ready, None, found, now)
     return Plan(
         create=(new_revision(configuration, now),),
         status=finish(configuration.obj, found, latestCreatedRevisionName=name),
@@ -138,16 +142,20 @@ def _verdict(
     if latest_ready and latest_ready not in map(name_of, seen.revisions):
         message = f'Revision "{latest_ready}" was deleted.'
         return CONDITIONS.mark_false(found, READY, REVISION_DELETED, message, now)
-    return _wait_for(name, latest_ready, found, now)
+    return _wait_for(name, latest_ready, ready, found, now)
 
 
-def _wait_for(name: str, latest_ready: str, found: Conditions, now: datetime) -> Conditions:
-    """A latest created Revision that isn't ready yet makes Ready Unknown; the latest ready one, starting over after
-    a restart, leaves Ready as it was, unless it had been deleted and is made anew."""
+def _wait_for(name: str, latest_ready: str, ready: Condition | None, found: Conditions, now: datetime) -> Conditions:
+    """A latest created Revision that isn't ready yet makes Ready Unknown, with what it is waiting for if it says so;
+    the latest ready one, starting over after a restart, leaves Ready as it was, unless it had been deleted and is made
+    anew."""
     stored = conditions.get(found, READY)
     if name == latest_ready and not (stored and stored.reason == REVISION_DELETED):
         return found
-    return CONDITIONS.mark_unknown(found, READY, "", "", now)
+    if ready is None or not ready.message:
+        return CONDITIONS.mark_unknown(found, READY, "", "", now)
+    message = f'Revision "{name}" is not yet ready: {ready.message}'
+    return CONDITIONS.mark_unknown(found, READY, ready.reason, message, now)
 
 
 def _latest_ready(seen: ObservedConfiguration) -> str:
@@ -187,9 +195,20 @@ def _events(configuration: Configuration, name: str, latest_ready: str, after: C
     return events
 
 
+_of_owner = owner_key(kinds.CONFIGURATION)
+
+
+def _of_revision(obj: JsonObject, cache: Cache) -> Iterable[Key]:
+    """The owner, and any Configuration that chose this name: it may be waiting for somebody else's Revision to go. A
+    chosen name begins with the Configuration's own and a dash."""
+    namespace, parts = namespace_of(obj), name_of(obj).split("-")
+    choosing = (Key(namespace, "-".join(parts[:count])) for count in range(1, len(parts)))
+    return {*_of_owner(obj, cache), *(key for key in choosing if cache.get(kinds.CONFIGURATION, key) is not None)}
+
+
 CONTROLLER: Controller[ObservedConfiguration] = Controller(
     kind=kinds.CONFIGURATION,
     observe=observe,
     reconcile=reconcile,
-    watches={kinds.REVISION: owner_key(kinds.CONFIGURATION)},
+    watches={kinds.REVISION: _of_revision},
 )

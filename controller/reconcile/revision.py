@@ -17,8 +17,8 @@ Failing fast is where this differs from Knative, whose users wait out the progre
 a typo in an image's name. A Pod whose container waits for a reason that time alone does not cure (no such image,
 command not found, a ConfigMap that doesn't exist) fails the Revision at once, with the kubelet's reason and message.
 Should it be cured after all, the verdict follows, since it is worked out anew from what is there. Only a container
-that runs without ever listening can't be told from a slow one: it fails at the progress deadline, with what the Pod's
-readiness has to say.
+that runs without ever listening can't be told from a slow one: what the Pod's readiness has to say is told from the
+first seconds on, as the message of an Unknown condition, and at the progress deadline as the reason of the failure.
 
 `Active` mirrors the PodAutoscaler's Ready for information: a Revision scaled to zero is Ready.
 """
@@ -237,8 +237,11 @@ def _judge_containers(pod: JsonObject, judged: Verdicts) -> Verdicts:
         if waiting.get("reason") and deadline_exceeded:
             return replace(judged, resources=_copied(waiting, FALSE))
     readiness = _pod_condition(pod, READY)
-    if deadline_exceeded and readiness.get("message"):
-        return replace(judged, resources=Verdict(FALSE, PROGRESS_DEADLINE_EXCEEDED, readiness["message"]))
+    message = readiness.get("message", "") if readiness.get("status") == FALSE else ""
+    if deadline_exceeded and message:
+        return replace(judged, resources=Verdict(FALSE, PROGRESS_DEADLINE_EXCEEDED, message))
+    if judged.container.status == UNKNOWN:
+        return replace(judged, container=Verdict(UNKNOWN, DEPLOYING, message))
     return judged
 
 

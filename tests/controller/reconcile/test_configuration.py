@@ -200,3 +200,19 @@ def test_routed_from_the_start(alone):
     meta = alone.find(kinds.REVISION, "hello-00002")["metadata"]
     assert meta["labels"][labels.ROUTING_STATE] == labels.ACTIVE
     assert meta["annotations"][labels.ROUTES] == "a,b"
+
+
+def test_says_what_is_awaited(alone):
+    """While the Revision isn't ready, its own words are passed on."""
+    verdict(alone, "hello-00001", "Unknown", "nothing listens on port 8080")
+    step(alone)
+    message = 'Revision "hello-00001" is not yet ready: nothing listens on port 8080'
+    assert ready(alone) == ("Unknown", "", message)
+
+
+def test_a_name_that_becomes_free(alone):
+    """A Revision wakes its owner, and the Configuration whose chosen name it may be holding."""
+    mapper = configuration.CONTROLLER.watches[kinds.REVISION]
+    foreign = {"metadata": {"name": "hello-b-2", "namespace": "default"}}
+    assert set(mapper(foreign, alone)) == {Key("default", "hello")}
+    assert set(mapper({"metadata": {"name": "other-b", "namespace": "default"}}, alone)) == set()

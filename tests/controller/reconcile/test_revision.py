@@ -151,6 +151,16 @@ def test_never_listens(deploying):
     assert condition(passes(deploying), "ResourcesAvailable") == expected
 
 
+def test_not_listening_yet(deploying):
+    """Before the deadline the same is told as what is being waited for; once there are ready pods it is gone."""
+    deployment_status(deploying, conditions=[progressing("True")])
+    autoscaler_status(deploying, ready="Unknown", initialised=False)
+    pod(deploying, conditions=[{"type": "Ready", "status": "False", "message": "nothing listens on port 8080"}])
+    assert condition(passes(deploying)) == ("Unknown", "Deploying", "nothing listens on port 8080")
+    deploying.settle()
+    assert condition(deploying) == ("True", "", "")
+
+
 def test_progress_deadline(deploying):
     """Without a pod to ask, the Deployment's word is passed on."""
     late = progressing("False", "ProgressDeadlineExceeded", "has timed out progressing")
