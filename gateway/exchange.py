@@ -33,7 +33,6 @@ from gateway.core.fields import request_head
 from gateway.core.http1 import serialise_chunk, serialise_last_chunk
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import GatewayError, NoRevision, UpstreamConnectFailure, UpstreamProtocolError, UpstreamReset
-from gateway.net.accesslog import Entry
 from gateway.net.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -141,8 +140,8 @@ class Exchanges:
         self.traffic.local_replies[error.response_flag] += 1
         if self.access_log.enabled:
             now = perf_counter()
-            status, flag, peer = error.status, error.response_flag.encode(), downstream.peer.address
-            self.access_log.add(Entry(now, 0.0, b"", b"", b"", status, 0, b"", None, flag, b"", b"", peer))
+            status, flag, peer = error.status, error.response_flag, downstream.peer.address
+            self.access_log.add(now, 0.0, b"", b"", b"", status, 0, b"", None, flag, b"", b"", peer)
 
     def next_request_id(self) -> bytes:
         """32 hexadecimal digits that this worker never gives out again."""
@@ -500,19 +499,17 @@ class Exchange:
         if shared.access_log.enabled:
             head = self._head
             shared.access_log.add(
-                Entry(
-                    self._started,
-                    duration,
-                    head.method,
-                    head.host or b"",
-                    head.target,
-                    self._status,
-                    self._sent,
-                    b"" if served is None else served.name,
-                    None if lease is None else lease.endpoint,
-                    self._flag.encode(),
-                    self._request_id or head.request_id,
-                    head.user_agent,
-                    self._downstream.peer.address,
-                )
+                self._started,
+                duration,
+                head.method,
+                head.host or b"",
+                head.target,
+                self._status,
+                self._sent,
+                b"" if served is None else served.name,
+                None if lease is None else lease.endpoint,
+                self._flag,
+                self._request_id or head.request_id,
+                head.user_agent,
+                self._downstream.peer.address,
             )

@@ -100,9 +100,7 @@ def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Pee
             parts.append(b"expect: 100-continue\r\n")
     if request_id:
         parts += (b"x-request-id: ", request_id, b"\r\n")
-    if head.content_length is not None:
-        parts.append(b"content-length: %d\r\n" % head.content_length)
-    elif head.chunked:
+    if head.chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)

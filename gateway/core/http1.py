@@ -114,7 +114,7 @@ REASONS: Final = {
 
 
 class RequestHead:
-    """A request's head without its framing.
+    """A request's head. Of its framing, `fields` holds a Content-Length only.
 
     `fields` are the end-to-end fields, canonical `Name: value`, in order, with a CR LF before, between and after them;
     `host` is as sent, with its port (b"" for
@@ -179,7 +179,7 @@ class RequestHead:
 
 
 class ResponseHead:
-    """A response's head without its framing; names as in RequestHead."""
+    """A response's head; names as in RequestHead."""
 
     __slots__ = (
         "chunked",
@@ -403,7 +403,7 @@ def _content_length(head: Head, _name: bytes, value: bytes) -> bool:
     if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         raise _error_of(head)("Content-Length is not a decimal number of bytes.")
     head.content_length = int(value)
-    return True
+    return False  # validated, so its line can stay as it is
 
 
 def _transfer_encoding(head: Head, _name: bytes, value: bytes) -> bool:
@@ -421,7 +421,7 @@ def without(fields: bytes, names: AbstractSet[bytes]) -> bytes:
 
 def _drop_named(head: Head) -> None:
     """Fields named by Connection are for this hop only (RFC 9110 section 7.6.1)."""
-    named = (head.connection or set()) - _CONNECTION_OPTIONS
+    named = (head.connection or set()) - _KEPT_WHEN_NAMED
     if named:
         head.fields = without(head.fields, named)
         if isinstance(head, RequestHead) and head.others is not None:
@@ -431,7 +431,8 @@ def _drop_named(head: Head) -> None:
             head.request_id = b""
 
 
-_CONNECTION_OPTIONS = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te"))
+# Options that are no fields, fields dropped anyway, and framing, which nobody can ask to have dropped.
+_KEPT_WHEN_NAMED = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te", b"content-length"))
 
 
 def _error_of(head: Head) -> type[ProtocolError]:
@@ -498,7 +499,13 @@ def parse_response(data: bytes, start: int = 0) -> ResponseHead | None:
         raise UpstreamProtocolError("The endpoint's response frames its body in two ways.")
     if head.connection is not None:
         _drop_named(head)
+    if (head.status < 200 or head.status == 204) and head.content_length is not None:
+        head.fields = without(head.fields, _CONTENT_LENGTH)  # RFC 9110 section 8.6: these never have one
+        head.content_length = None
     return head
+
+
+_CONTENT_LENGTH = frozenset((b"content-length",))
 
 
 def _parse_response_slowly(data: bytes, start: int) -> ResponseHead | None:

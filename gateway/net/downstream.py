@@ -331,10 +331,7 @@ class Downstream(asyncio.Protocol):
             self._keep = False  # what is still to come of the request must not be taken for the next one
         framing = b""
         self._chunked = False
-        if head.content_length is not None:
-            if head.status >= 200 and head.status != 204:
-                framing = b"content-length: %d\r\n" % head.content_length
-        elif has_body:
+        if has_body and head.content_length is None:
             if self._persistent:
                 self._chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
@@ -376,8 +373,11 @@ class Downstream(asyncio.Protocol):
             self._close_gently()
             return
         self._phase = _HEAD
-        self._set_deadline(self._listener.loop.time() + IDLE_TIMEOUT)
-        self._next()
+        deadline = self._deadline = self._listener.loop.time() + IDLE_TIMEOUT
+        if deadline < self._timer_at:
+            self._set_deadline(deadline)
+        if self._buffer or not self._reading:
+            self._next()
 
     def _next(self) -> None:
         if not self._reading:
@@ -390,7 +390,11 @@ class Downstream(asyncio.Protocol):
         """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
         body = text.encode() + b"\n"
         head = ResponseHead(
-            status, REASONS[status], True, b"\r\ncontent-type: text/plain; charset=utf-8\r\n" + extra, 0
+            status,
+            REASONS[status],
+            True,
+            b"\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n%b" % (len(body), extra),
+            0,
         )
         head.content_length = len(body)
         is_head_request = self._method == b"HEAD"
@@ -463,7 +467,7 @@ class Downstream(asyncio.Protocol):
 
     def _set_deadline(self, when: float) -> None:
         self._deadline = when
-        if when < self._timer_at or self._timer is None:
+        if when < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = when
@@ -471,6 +475,7 @@ class Downstream(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._timer_at = inf
         now = self._listener.loop.time()
         if now < self._deadline:
             self._set_deadline(self._deadline)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway.core.http1 import UntilCloseReader, parse_response, response_body
+from gateway.core.http1 import LengthReader, UntilCloseReader, parse_response, response_body
 from gateway.errors import ProtocolError, UpstreamProtocolError, UpstreamReset
 
 if TYPE_CHECKING:
@@ -190,6 +190,11 @@ class Upstream(asyncio.Protocol):
             return
         if body is None:
             self._complete(rest)
+            return
+        if type(body) is LengthReader and body.remaining == len(rest):  # the usual small response, all in one piece
+            sink.response_body(rest)
+            if self._sink is sink:
+                self._complete(b"")
             return
         self._body = body
         if rest:
