@@ -127,10 +127,10 @@ def _converted(type_: str, value: Any, now: datetime) -> Any:
 
 _Step = Callable[[Any], list[Any]]
 _STEP = re.compile(
-    r"\.(?P<member>(?:[^.\[\]\\]|\\.)+)"
+    r"(?P<all>\[\*\]|\.\*)"
+    r"|\.(?P<member>(?:[^.\[\]\\]|\\.)+)"
     r"|\[(?P<quote>['\"])(?P<quoted>.*?)(?P=quote)\]"
     r"|\[(?P<index>-?\d+)\]"
-    r"|(?P<all>\[\*\]|\.\*)"
     r"|\[\?\(\s*@\.(?P<field>[\w.\-/]+)\s*(?P<operator>==|!=)\s*(?P<value>'[^']*'|\"[^\"]*\"|true|false|-?\d+)\s*\)\]"
 )
 
