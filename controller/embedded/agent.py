@@ -72,6 +72,7 @@ _EXPLAIN_AFTER = 2.0
 """Seconds a container may fail its readiness probe before the status says why: most starts are over by then, and a
 cold start should not pay for a PATCH that is stale at once."""
 _CAP_POLL = 0.5
+_AFTER_HOOK = 2.0
 _EVENT_LINGER = 1.0
 _NEARLY = 0.9
 """Of a probe's period: a timer may be a little early, and a result then still counts."""
@@ -277,7 +278,11 @@ class _Sandbox:
         except (command.ConfigError, NoPort) as error:
             self._misconfigured(container, str(error))
             return
-        log = container.log = self._agent.logs.writer(self.pod, life.name, life.restarts)
+        try:
+            log = container.log = self._agent.logs.writer(self.pod, life.name, life.restarts)
+        except OSError as error:
+            self._misconfigured(container, f"no log file {error.filename}: {error.strerror}")
+            return
         container.exited.clear()
         try:
             async with self._agent.starts:
@@ -472,7 +477,8 @@ class _Sandbox:
         await asyncio.gather(*(self._stop(container, self._grace()) for container in running))
 
     async def _stop(self, container: _Container, grace: float) -> None:
-        """preStop, SIGTERM, SIGKILL: the first two share the grace period."""
+        """preStop, SIGTERM, SIGKILL: the first two share the grace period. A hook that has used it up leaves two seconds
+        for SIGTERM, as kubelet does."""
         process = container.process
         if process is None:
             return
@@ -481,7 +487,9 @@ class _Sandbox:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end):
                 await self._pre_stop(container, grace)
-                process.signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(max(end, loop.time() + min(grace, _AFTER_HOOK))):
                 await self._until_exited(container)
                 return
         process.signal(signal.SIGKILL)

@@ -80,7 +80,8 @@ class PodLogs:
         return _limited(_shown(chunks, timestamps=timestamps), limit_bytes)
 
     def _folder(self, pod: JsonObject) -> Path:
-        return self._root / f"{meta.namespace_of(pod)}_{meta.name_of(pod)}_{meta.uid_of(pod)}"
+        # The uid tells pods apart; the name is for people, and a file's may not be longer than 255.
+        return self._root / f"{meta.namespace_of(pod)}_{meta.name_of(pod)[:100]}_{meta.uid_of(pod)}"
 
     def _log_of(self, pod: JsonObject, container: str, *, previous: bool) -> Path:
         folder = self._folder(pod) / container

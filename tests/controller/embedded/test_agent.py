@@ -176,6 +176,17 @@ async def test_pre_stop_runs_before_sigterm(world):
     assert (world.folder / "stopped").read_text() == "x\n"
 
 
+async def test_a_pre_stop_hook_that_uses_up_the_grace_period_still_leaves_sigterm(world):
+    hook = {"preStop": {"exec": {"command": ["sleep", "100"]}}}
+    script = "trap 'echo told > asked; exit' TERM; echo up; while :; do sleep 0.01; done"
+    container = {"command": ["sh", "-c", script], "lifecycle": hook}
+    key = await world.create(container=container, terminationGracePeriodSeconds=1)
+    await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.gone(kinds.POD, key)
+    assert (world.folder / "asked").exists()
+
+
 async def test_command_not_found_is_in_the_status_with_the_systems_words(world):
     key = await world.create(container={"command": ["no-such-program"]})
     pod = await world.pod(key, waiting("RunContainerError"))
