@@ -1,12 +1,13 @@
 """Defaults on write: what Knative's defaulting webhook does.
 
 Everything a controller or a gateway reads later is written down here, once, when the object is stored, so that a
-change of config-defaults never changes a revision that exists. Defaulting is idempotent, and it never adds to a
-template that keeps its user-chosen revision name: with that name a changed template is refused, and a changed default
-must not be what changed it.
+change of config-defaults never changes a revision that exists. Defaulting is idempotent, and it never adds to an
+unchanged template with a user-chosen revision name: with that name a changed template is refused, and a changed
+default must not be what changed it.
 
-One difference from Knative, in the user's favour: `creator` and `lastModifier` that a client leaves out on update
-(`kubectl replace` of a manifest does) are carried over; Knative refuses the write.
+Two differences from Knative, in the user's favour. `creator` and `lastModifier` that a client leaves out on update
+(`kubectl replace` of a manifest does) are carried over, and a whole manifest with a revision name may be sent again;
+Knative refuses both writes.
 """
 
 from __future__ import annotations
@@ -106,11 +107,15 @@ def _traffic(new: JsonObject) -> None:
 
 
 def _template(new: JsonObject, old: JsonObject | None, config: Config) -> None:
-    template = _made(_made(new, "spec"), "template")
+    template, before = _made(_made(new, "spec"), "template"), struct(old, "spec", "template")
     name = text(struct(template, "metadata"), "name")
-    if old is not None and name and name == text(struct(old, "spec", "template", "metadata"), "name"):
+    kept = bool(name) and name == text(struct(before, "metadata"), "name")
+    if kept and template == before:
         return
-    _revision_spec(_made(template, "spec"), struct(new, "metadata"), config, creating=old is None)
+    # Who sends the manifest of a named revision again, whole (replace and server-side apply do), gets what its creation
+    # got: the same template, or a refusal that shows what is really different.
+    creating = old is None or kept
+    _revision_spec(_made(template, "spec"), struct(new, "metadata"), config, creating=creating)
 
 
 def _revision_spec(spec: JsonObject, meta: JsonObject, config: Config, *, creating: bool) -> None:

@@ -609,7 +609,7 @@ def configuration() -> Schema:
 
 
 def revision() -> Schema:
-    label = ".metadata.labels['serving\\.knative\\.dev/{}']"
+    label = ".metadata.labels.serving\\.knative\\.dev/{}"
     return definition(
         "Revision",
         "revisions",

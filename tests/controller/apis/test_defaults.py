@@ -277,6 +277,17 @@ def test_a_revision_name_that_stays_freezes_the_template() -> None:
     assert apply_defaults(renamed, old, config, "me")["spec"]["template"]["spec"]["containerConcurrency"] == 7
 
 
+@pytest.mark.parametrize("level", ["Disabled", "Enabled"])
+def test_a_named_revisions_manifest_can_be_sent_again(level: str) -> None:
+    """Whole, as replace and server-side apply send it, it gets its defaults again and is the same."""
+    config = update(Config(), "config-features", {"secure-pod-defaults": level})
+    manifest = _service(template_meta={"name": "s-1"})
+    old = apply_defaults(manifest, None, config, "me")
+    again = apply_defaults(manifest, old, config, "other")
+    assert again == old
+    assert validate(again, old, config) == []
+
+
 def test_a_stored_revision_is_left_alone() -> None:
     revision = _object(kinds.REVISION, {"containers": [{"image": "i"}]})
     assert apply_defaults(revision, revision, Config(), "me") == revision
