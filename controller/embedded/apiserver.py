@@ -190,6 +190,9 @@ class ApiServer:
             return _status_response(status.too_large(BODY_LIMIT))
         except (ConnectionResetError, asyncio.CancelledError):
             raise
+        except (RecursionError, orjson.JSONEncodeError):
+            # Only what a client sent can nest that deep or hold what JSON can't say (a YAML map with numbers as keys).
+            return _status_response(status.bad_request("the object nests too deeply, or is not one that JSON can say"))
         except Exception:
             logger.exception("%s %s", request.method, request.path)
             return _status_response(status.internal())

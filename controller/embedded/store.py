@@ -48,7 +48,8 @@ HISTORY = 10_000
 HISTORY_BYTES = 64 * 1024 * 1024
 BACKLOG = 4_096
 """Events a subscriber may leave untaken."""
-_CHECKPOINT_PAGES = 1_000
+_CHECKPOINT_WRITES = 500
+"""Writes between checkpoints (a body longer than a page counts for more): the write-ahead log stays at some 13 MB."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (
@@ -262,7 +263,7 @@ class Store:
     # --- upkeep -------------------------------------------------------------------------------------------------------
 
     def wants_checkpoint(self) -> bool:
-        return self._uncheckpointed >= _CHECKPOINT_PAGES
+        return self._uncheckpointed >= _CHECKPOINT_WRITES
 
     def checkpoint(self) -> None:
         """Moves the write-ahead log into the database and syncs; call it from a thread, the writer goes on."""

@@ -225,6 +225,15 @@ async def test_bodies_may_be_yaml_without_aliases(api: Api) -> None:
     assert (code, "aliases" in body["message"]) == (400, True)
 
 
+async def test_what_json_cant_say_is_refused(api: Api) -> None:
+    """Nesting without end and YAML's keys that are no texts are the client's fault, not the server's."""
+    deep = b'{"metadata":{"name":"w"},"status":' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}"
+    await api.ok("POST", WIDGETS, widget())
+    assert (await api("PATCH", f"{WIDGETS}/w/status", deep, MERGE))[0] == 400
+    assert (await api("POST", MAPS, b"metadata: {name: x}\ndata: {1: a}\n", "application/yaml"))[0] in (400, 422)
+    assert (await api("GET", f"{WIDGETS}/w"))[0] == 200
+
+
 # --- patches ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,143 @@
+"""The write path against whatever a client may send, and deletions, without HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller.apis.meta import Key, format_time
+from controller.config.store import Config
+from controller.embedded.admission import Admission
+from controller.embedded.operations import EVENTS, Operations, WriteOptions
+from controller.embedded.resources import DefinitionError, ResourceId, registry
+from controller.embedded.status import ApiError
+from controller.embedded.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OPTIONS = WriteOptions(user="tester", manager="test")
+SEEDS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("", "v1", "pods"): {"spec": {"containers": [{"name": "c", "image": "x", "ports": [{"containerPort": 80}]}]}},
+    ("", "v1", "services"): {"spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}},
+    ("", "v1", "configmaps"): {"data": {"a": "b"}},
+    ("", "v1", "secrets"): {"data": {"a": "Yg=="}, "stringData": {"c": "d"}},
+    ("", "v1", "events"): {"involvedObject": {"kind": "Pod", "namespace": "default"}},
+    ("apps", "v1", "deployments"): {
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}},
+        }
+    },
+    ("discovery.k8s.io", "v1", "endpointslices"): {"addressType": "IPv4", "endpoints": [], "ports": [{"port": 1}]},
+    ("serving.knative.dev", "v1", "services"): {
+        "spec": {
+            "template": {"metadata": {"annotations": {}}, "spec": {"containers": [{"image": "x", "env": []}]}},
+            "traffic": [{"latestRevision": True, "percent": 100, "tag": "t"}],
+        }
+    },
+}
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]:
+    folder = Path(__file__).parents[3] / "deploy" / "crds"
+    crds = [yaml.safe_load(path.read_bytes()) for path in sorted(folder.glob("*.yaml"))]
+    store = Store(tmp_path_factory.mktemp("operations"), history=100)
+    made = Operations(store, registry(crds), Admission(Config), lambda: NOW)
+    made.bootstrap(crds, "tester")
+    yield made
+    store.close()
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, dict | list):
+        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _places(inner, (*path, step))
+
+
+def _mutated(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
+    if not path:
+        return junk
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _mutated(copy[path[0]], path[1:], junk)
+    return copy
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_body_is_stored_or_refused(operations: Operations, data: st.DataObject) -> None:
+    """A valid object with junk anywhere in it is created, patched or applied, or refused with an ApiError that can be
+    sent: no other exception, whatever the kind."""
+    place = data.draw(st.sampled_from(sorted(SEEDS)))
+    resource = operations.registry.by_path(*place)
+    assert resource is not None
+    seed = {"metadata": {"name": "x", "labels": {"l": "v"}, "annotations": {"k": "v"}}, **SEEDS[place]}
+    where = data.draw(st.sampled_from([path for path in _places(seed) if path]))
+    body = orjson.loads(orjson.dumps(_mutated(seed, where, data.draw(JUNK))))  # what the server parsed is its own
+    way = data.draw(st.sampled_from(["create", "patch", "apply", "status"]))
+    key = Key("default", "x")
+    if operations.store.get(resource.id, key) is not None:
+        operations.store.remove(resource.id, key)
+    if way != "create":
+        operations.create(resource, "default", orjson.loads(orjson.dumps(seed)), OPTIONS)
+    try:
+        if way == "create":
+            operations.create(resource, "default", body, OPTIONS)
+        elif way == "apply":
+            operations.apply(resource, key, body, OPTIONS)
+        else:
+            subresource = "status" if way == "status" and "status" in resource.subresources else ""
+            operations.patch(resource, key, "application/merge-patch+json", body, OPTIONS, subresource)
+    except ApiError as error:
+        orjson.dumps(error.status())
+
+
+def test_events_expire_after_their_last_sight(operations: Operations) -> None:
+    """Events older than the limit go, newer ones stay."""
+    resource = operations.registry.by_id(EVENTS)
+    for name, age in (("old", 61), ("new", 59)):
+        seen = format_time(NOW - timedelta(minutes=age))
+        event = {"metadata": {"name": name}, "involvedObject": {}, "lastTimestamp": seen}
+        operations.create(resource, "default", event, OPTIONS)
+    operations.expire_events(timedelta(hours=1))
+    assert operations.store.get(EVENTS, Key("default", "old")) is None
+    assert operations.store.get(EVENTS, Key("default", "new")) is not None
+
+
+def test_a_definition_that_cant_be_served_is_named(widget_crd: dict[str, Any]) -> None:
+    """Several served versions would need conversion; a missing field is named."""
+    version = widget_crd["spec"]["versions"][0]
+    two = {**widget_crd, "spec": {**widget_crd["spec"], "versions": [version, {**version, "name": "v2"}]}}
+    with pytest.raises(DefinitionError, match=r"widgets\.example\.dev: spec\.versions: exactly one version"):
+        registry([two])
+    with pytest.raises(DefinitionError, match=r"widgets\.example\.dev: missing field 'spec'"):
+        registry([{"metadata": widget_crd["metadata"]}])
+
+
+def test_the_write_ahead_log_stays_small(tmp_path: Path) -> None:
+    """With checkpoints whenever the store wants one, the files don't grow with the number of writes."""
+    store = Store(tmp_path, history=20)
+    for number in range(6000):
+        store.put(
+            ResourceId("", "things"), Key("n", "x"), {"metadata": {"name": "x"}, "value": number, "pad": "y" * 2000}
+        )
+        if store.wants_checkpoint():
+            store.checkpoint()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 16 * 1024 * 1024
+    store.close()
