@@ -72,6 +72,10 @@ HOPELESS = frozenset(
 """Reasons of a waiting container that waiting doesn't cure."""
 
 
+_START_ERROR = "StartError"
+"""How a container runtime calls the end of what never began; between two attempts that is all a crash loop shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObservedRevision:
     """The children are whatever has their names, owned or not; `pods` are the Revision's, sorted by name."""
@@ -131,7 +135,7 @@ def reconcile(seen: ObservedRevision, config: Config, now: datetime) -> Plan:
         error = f'Revision "{name_of(obj)}" does not own {foreign["kind"]} "{name_of(foreign)}"'
         return Plan(status=finish(obj, found), error=error)
     before = _stored(found)
-    judged = _judge_pods(seen, _judge_deployment(seen, before), config)
+    judged = _judge_pods(seen, _judge_deployment(seen, before), before, config)
     plan = _children(seen, _reachability(seen, judged), config)
     autoscaler = podautoscaler.parse(seen.autoscaler) if seen.autoscaler else None
     judged = _judge_autoscaler(autoscaler, judged, before)
@@ -210,11 +214,13 @@ def _copied(condition: JsonObject, status: str) -> Verdict:
     return Verdict(status, condition.get("reason", ""), condition.get("message", ""))
 
 
-def _judge_pods(seen: ObservedRevision, judged: Verdicts, config: Config) -> Verdicts:
+def _judge_pods(seen: ObservedRevision, judged: Verdicts, before: Verdicts, config: Config) -> Verdicts:
     if _count(seen.deployment, "readyReplicas") > 0:
         return replace(judged, container=_FINE)
     live = [pod for pod in seen.pods if not is_deleting(pod)]
-    if _replicas(seen.deployment) == 0 or _count(seen.deployment, "availableReplicas") > 0 or not live:
+    if _replicas(seen.deployment) == 0 or not live:
+        return _remembered(judged, before)
+    if _count(seen.deployment, "availableReplicas") > 0:
         return judged
     # Like Knative, one pod speaks for all: they run the same containers.
     pod = live[0]
@@ -222,6 +228,14 @@ def _judge_pods(seen: ObservedRevision, judged: Verdicts, config: Config) -> Ver
     if unscheduled.get("status") == FALSE and not config.deployment.pod_is_always_schedulable:
         return replace(judged, resources=_copied(unscheduled, FALSE))
     return _judge_containers(pod, judged)
+
+
+def _remembered(judged: Verdicts, before: Verdicts) -> Verdicts:
+    """With no pod left to ask, a Deployment past its deadline failed for the reason that its pods gave before."""
+    if judged.resources.reason != PROGRESS_DEADLINE_EXCEEDED or before.resources.status != FALSE:
+        return judged
+    told_by_pods = before.resources.reason in HOPELESS or before.resources.reason == PROGRESS_DEADLINE_EXCEEDED
+    return replace(judged, resources=before.resources) if told_by_pods else judged
 
 
 def _judge_containers(pod: JsonObject, judged: Verdicts) -> Verdicts:
@@ -232,6 +246,8 @@ def _judge_containers(pod: JsonObject, judged: Verdicts) -> Verdicts:
         waiting = (status.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in HOPELESS:
             return replace(judged, resources=_copied(waiting, FALSE))
+        if ended and ended.get("reason") == _START_ERROR:
+            return replace(judged, resources=Verdict(FALSE, "RunContainerError", ended.get("message", "")))
         if ended and not _succeeded_init(status):
             return replace(judged, container=_ended(ended))
         if waiting.get("reason") and deadline_exceeded:

@@ -140,6 +140,17 @@ def test_crash(deploying, terminated, reason, message):
     assert deploying.find(kinds.POD_AUTOSCALER, NAME)["spec"]["reachability"] == "Reachable"
 
 
+def test_cannot_be_started(deploying):
+    """A command that isn't found is the same failure while it is tried and between two attempts."""
+    deployment_status(deploying, conditions=[progressing("True")])
+    autoscaler_status(deploying, ready="Unknown", initialised=False)
+    pod(deploying, waiting={"reason": "RunContainerError", "message": "no such file"})
+    assert condition(passes(deploying)) == ("False", "RunContainerError", "no such file")
+    ended = {"exitCode": 128, "reason": "StartError", "message": "no such file"}
+    pod(deploying, waiting={"reason": "CrashLoopBackOff", "message": "back-off"}, terminated=ended)
+    assert condition(passes(deploying)) == ("False", "RunContainerError", "no such file")
+
+
 def test_never_listens(deploying):
     """A container that runs without listening fails at the progress deadline, with what its readiness says."""
     late = progressing("False", "ProgressDeadlineExceeded", "has timed out progressing")
@@ -148,6 +159,8 @@ def test_never_listens(deploying):
     unready = {"type": "Ready", "status": "False", "message": "nothing listens on port 8080"}
     pod(deploying, conditions=[unready])
     expected = ("False", "ProgressDeadlineExceeded", "nothing listens on port 8080")
+    assert condition(passes(deploying), "ResourcesAvailable") == expected
+    deploying.delete(kinds.POD, f"{NAME}-pod")
     assert condition(passes(deploying), "ResourcesAvailable") == expected
 
 
