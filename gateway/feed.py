@@ -44,7 +44,6 @@ from gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    import ssl as tls
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
@@ -118,7 +117,6 @@ class Feed:
         on_update: Callable[[Update, Snapshot], None],
         waiting: Callable[[], Iterable[tuple[RevisionId, int]]],
         snapshot_file: Path | None = None,
-        ssl: tls.SSLContext | None = None,
     ) -> None:
         self._url = url
         self._token = token
@@ -126,7 +124,6 @@ class Feed:
         self._on_update = on_update
         self._waiting = waiting
         self._file = snapshot_file
-        self._ssl = ssl
         self._outbox: _Outbox | None = None
         self._unsaved = asyncio.Event()
         self.snapshot = Snapshot()
@@ -185,7 +182,6 @@ class Feed:
                 headers={"Authorization": f"Bearer {self._token}"},
                 heartbeat=_HEARTBEAT,
                 max_msg_size=_MESSAGE_LIMIT,
-                ssl=True if self._ssl is None else self._ssl,
             )
         async with socket, asyncio.TaskGroup() as group:
             await socket.send_str(serialise_message(Hello(self._worker)))

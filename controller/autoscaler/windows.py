@@ -81,14 +81,6 @@ class Window:
             weight *= 1.0 - m
         return total
 
-    def is_silent(self, now: float) -> bool:
-        """Nothing was written for more than the window, or ever."""
-        return self._first is None or floor(now) - self._last > len(self._buckets)
-
-    def span(self, now: float) -> float:
-        """For how many seconds up to `now` the window has been written to; 0 when it is silent."""
-        return 0.0 if self._first is None or self.is_silent(now) else now - self._first
-
     def resize(self, length: float) -> None:
         """Change the number of buckets and keep the newest values. A larger window counts what it can't know (the
         time before the old window) as not written yet."""

@@ -79,11 +79,6 @@ class LoadMeter:
         entry.advance(now)
         entry.in_flight -= 1
 
-    def in_flight(self, revision: RevisionId) -> int:
-        """Requests of a revision at this moment, waiting ones included."""
-        entry = self._entries.get(revision)
-        return entry.in_flight if entry else 0
-
     def report(self, now: float) -> tuple[Stat, ...]:
         """The load since the last report, one Stat per revision with an entry."""
         stats: list[Stat] = []

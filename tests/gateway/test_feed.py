@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import WSMsgType, web
 
+from gateway import feed as module
 from gateway.contract import (
     FEED_PATH,
     Ack,
@@ -235,8 +236,11 @@ async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pyt
     assert controller.url in caplog.text
 
 
-async def test_the_snapshot_file_serves_a_start_without_controller(follow, tmp_path: Path, given: Given, until) -> None:
+async def test_the_snapshot_file_serves_a_start_without_controller(
+    follow, tmp_path: Path, given: Given, until, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was last applied is there again after a restart, in a file for the owner's eyes."""
+    monkeypatch.setattr(module, "_SAVE_DELAY", 0.0)
     path = tmp_path / "snapshot.json"
     controller = Controller()
     async with controller.listening():

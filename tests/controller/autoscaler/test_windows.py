@@ -82,16 +82,6 @@ def test_a_silence_of_the_window_starts_over() -> None:
     assert written(6, {0: 6.0, 6: 3.0}).average(6) == 3
 
 
-def test_silence() -> None:
-    """Only more than a window without a write is no data."""
-    window = written(60, {0: 1.0})
-    assert Window(60).is_silent(0)
-    assert not window.is_silent(60)
-    assert window.is_silent(61)
-    assert window.span(60) == 60
-    assert window.span(61) == 0
-
-
 def test_resize_keeps_the_newest() -> None:
     """A smaller window forgets the oldest seconds, a larger one counts from the start of the old one."""
     window = written(6, {second: float(second) for second in range(6)})

@@ -79,14 +79,6 @@ def test_an_idle_revision_is_reported_once_with_zero_and_forgotten() -> None:
     assert meter.arrive(REVISION, 3.5)
 
 
-def test_in_flight() -> None:
-    """What is there at this moment; 0 for a revision nobody asked for."""
-    meter = LoadMeter()
-    assert meter.in_flight(REVISION) == 0
-    meter.arrive(REVISION, 0.0)
-    assert meter.in_flight(REVISION) == 1
-
-
 @given(
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 2000)), min_size=1, max_size=30),
 )
