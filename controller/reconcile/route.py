@@ -41,7 +41,7 @@ from controller.apis.route import (
     serialise_traffic,
 )
 from controller.config.features import Gate
-from controller.reconcile import domains, traffic
+from controller.reconcile import domains, drift, traffic
 from controller.reconcile.children import ingress as ingress_child
 from controller.reconcile.children import services as service_child
 from controller.reconcile.domains import DEFAULT_TAG, DomainError
@@ -152,7 +152,7 @@ def _program(
         found = CONDITIONS.mark_false(found, INGRESS_READY, NOT_OWNED, foreign, now)
         return Plan(status=finish(obj, found, **fields), error=f'Route "{name_of(obj)}": {foreign}')
     plan = _ingress_plan(seen, desired)
-    found = _follow_ingress(found, None if plan.update else seen.ingress, now)
+    found = _follow_ingress(found, seen.ingress, desired, now)
     plan = _with_placeholders(plan, seen, names)
     return replace(plan, status=finish(obj, found, **fields))
 
@@ -228,9 +228,9 @@ def _ingress_plan(seen: ObservedRoute, desired: JsonObject) -> Plan:
     return Plan(update=(update,)) if update else Plan()
 
 
-def _follow_ingress(found: Conditions, ingress: JsonObject | None, now: datetime) -> Conditions:
-    """`ingress` None: it was written just now."""
-    if ingress is None or not conditions.is_current(ingress):
+def _follow_ingress(found: Conditions, ingress: JsonObject | None, desired: JsonObject, now: datetime) -> Conditions:
+    """A KIngress whose spec is being written counts from its next generation on."""
+    if ingress is None or not drift.same(ingress["spec"], desired["spec"]) or not conditions.is_current(ingress):
         message = "Ingress has not yet been reconciled."
         return CONDITIONS.mark_unknown(found, INGRESS_READY, INGRESS_NOT_CONFIGURED, message, now)
     ready = conditions.find(ingress, READY)

@@ -19,6 +19,7 @@ from controller.apis.conditions import READY
 from controller.apis.meta import JsonObject, Key, is_controlled_by, is_deleting, name_of
 from controller.apis.route import serialise_traffic
 from controller.apis.service import CONDITIONS, CONFIGURATIONS_READY, ROUTES_READY, Service, parse
+from controller.reconcile import drift
 from controller.reconcile.children import configuration as configuration_child
 from controller.reconcile.children import route as route_child
 from controller.reconcile.configuration import name_is_available
@@ -70,20 +71,16 @@ def reconcile(seen: ObservedService, _config: Config, now: datetime) -> Plan:
     if seen.configuration is not None and not is_controlled_by(seen.configuration, obj):
         return _not_owned(obj, found, CONFIGURATIONS_READY, "Configuration", now)
     made = _configuration(seen)
-    fields: JsonObject = {}
-    settled = seen.configuration is not None and not made.update and conditions.is_current(seen.configuration)
-    if settled and seen.configuration is not None:
-        found = _copy(found, CONFIGURATIONS_READY, seen.configuration, now)
-        child = configuration.parse(seen.configuration)
-        fields |= {
-            "latestCreatedRevisionName": child.latest_created,
-            "latestReadyRevisionName": child.latest_ready,
-        }
-    else:
+    child = seen.configuration
+    if child is None or _will_move(child, made.update) or not conditions.is_current(child):
         message = "The Configuration is still working to reflect the latest desired specification."
         found = CONDITIONS.mark_unknown(found, CONFIGURATIONS_READY, OUT_OF_DATE, message, now)
         if configuration.template_name(seen.service.template):
-            return replace(made, status=finish(obj, found, **fields))
+            return replace(made, status=finish(obj, found))
+        return _with_route(seen, made, found, {}, now)
+    found = _copy(found, CONFIGURATIONS_READY, child, now)
+    view = configuration.parse(child)
+    fields = {"latestCreatedRevisionName": view.latest_created, "latestReadyRevisionName": view.latest_ready}
     return _with_route(seen, made, found, fields, now)
 
 
@@ -115,12 +112,17 @@ def _with_route(seen: ObservedService, made: Plan, found: Conditions, fields: Js
             events=(*made.events, _created("Route", desired)),
         )
     update = route_child.updated(seen.route, desired)
-    if update or not conditions.is_current(seen.route):
+    updates = (update,) if update else ()
+    if _will_move(seen.route, updates) or not conditions.is_current(seen.route):
         found = _out_of_date_route(found, now)
     else:
         found, fields = _follow_route(seen.route, found, fields, seen.service.latest_ready, now)
-    updates = (*made.update, *((update,) if update else ()))
-    return replace(made, update=updates, status=finish(obj, found, **fields))
+    return replace(made, update=(*made.update, *updates), status=finish(obj, found, **fields))
+
+
+def _will_move(child: JsonObject, updates: tuple[JsonObject, ...]) -> bool:
+    """One of the updates gives the child a new generation; labels and annotations alone do not."""
+    return any(not drift.same(child["spec"], update["spec"]) for update in updates)
 
 
 def _name_taken(seen: ObservedService) -> bool:
@@ -144,6 +146,10 @@ def _follow_route(
     if is_true and not _migrated(child, fields.get("latestReadyRevisionName", latest_ready)):
         message = "Traffic is not yet migrated to the latest revision."
         found = CONDITIONS.mark_unknown(found, ROUTES_READY, TRAFFIC_NOT_MIGRATED, message, now)
+    failure = conditions.get(found, CONFIGURATIONS_READY)
+    if failure is not None and failure.is_false:
+        # A Route of a Configuration that failed has nothing to send to. Ready tells the cause, not that consequence.
+        found = CONDITIONS.mark_false(found, CONFIGURATIONS_READY, failure.reason, failure.message, now)
     reported = {
         "url": child.url,
         "address": {"url": child.address_url} if child.address_url else None,

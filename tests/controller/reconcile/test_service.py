@@ -97,6 +97,18 @@ def test_labels_and_annotations_follow(world, make_service):
     assert world.names(kinds.REVISION) == ["hello-00001"]
 
 
+def test_labels_alone_leave_ready_alone(world, make_service):
+    """A label makes no new generation of a child, so nothing is out of date while it is passed on."""
+    settled(world, make_service)
+    obj = copy.deepcopy(world.find(kinds.SERVICE, "hello"))
+    obj["metadata"]["labels"] = {"team": "a"}
+    world.update(obj)
+    for _ in range(4):
+        world.pass_over()
+        assert world.condition(kinds.SERVICE, "hello") == ("True", "", "")
+    assert world.find(kinds.INGRESS, "hello")["metadata"]["labels"]["team"] == "a"
+
+
 def test_drift_is_reverted(world, make_service):
     """A Route edited by hand goes back to what the Service says."""
     settled(world, make_service)
