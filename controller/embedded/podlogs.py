@@ -143,7 +143,7 @@ class _Files:
 
 
 def _open_all(path: Path) -> _Files:
-    files = []
+    files: list[BinaryIO] = []
     for name in rotated(path, MAX_FILES):
         with suppress(FileNotFoundError):
             files.append(name.open("rb", buffering=0))

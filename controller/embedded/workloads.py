@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from controller.reconcile.plan import Cache
 
 NODE = "local"
-"""The one node: this machine."""
+"""The name of the one node, this machine."""
 TEMPLATE_HASH = "pod-template-hash"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
