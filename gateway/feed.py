@@ -194,6 +194,8 @@ class Feed:
             sending.cancel()
 
     def _receive(self, frame: aiohttp.WSMessage, outbox: _Outbox) -> None:
+        if frame.type is aiohttp.WSMsgType.ERROR:
+            raise ContractError(f"the connection failed: {frame.data or 'no answer to a ping'}")
         if frame.type is not aiohttp.WSMsgType.TEXT:
             raise ContractError(f"a {frame.type.name} frame instead of text")
         message = parse_message(frame.data)

@@ -21,7 +21,6 @@ The result arrives as a callback in the same turn of the loop, which is where wa
 from __future__ import annotations
 
 import asyncio
-import errno
 import re
 import socket
 from contextlib import suppress
@@ -181,13 +180,18 @@ class Prober:
 
 def _dial(endpoint: Endpoint) -> tuple[socket.socket, bool]:
     """A non-blocking socket and whether it is connected yet; OSError if the endpoint refused."""
-    sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    socket.inet_pton(family, endpoint.host)  # OSError for a name, which `connect` would look up while the loop stands
+    sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
-    error = sock.connect_ex((endpoint.host, endpoint.port))
-    if error in (0, errno.EINPROGRESS):
-        return sock, error == 0
-    sock.close()
-    raise OSError(error, "connect failed")
+    try:
+        sock.connect((endpoint.host, endpoint.port))
+    except BlockingIOError:
+        return sock, False
+    except OSError:
+        sock.close()
+        raise
+    return sock, True
 
 
 def _request(endpoint: Endpoint, probe: Probe) -> bytes:

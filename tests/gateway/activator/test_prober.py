@@ -92,3 +92,9 @@ async def test_attempts_at_once_are_bounded(upstream, until) -> None:
     prober.stop("silent")
     await asyncio.wait_for(passed.wait(), 5)
     await prober.close()
+
+
+async def test_a_host_that_is_no_address_fails_like_any_other(prober: Prober, until) -> None:
+    """Its attempts are counted as failures, and leave no socket behind."""
+    prober.start("key", Endpoint("256.0.0.1", 80, "pod"), Probe(), pytest.fail)
+    await until(lambda: prober.failures >= 2)
