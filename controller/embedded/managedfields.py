@@ -147,8 +147,11 @@ def apply(
     merged: JsonObject = _merge_object(live, applied, node)
     changed, _removed = _compare_objects(live, merged, node)
     conflicts = [(entry, found) for entry in others if (found := _intersection(entry.fields, changed))]
-    if conflicts and not force and not _are_last_applied(live, manager, conflicts, node):
-        raise ApplyConflict([cause for entry, found in conflicts for cause in _causes(entry, found)])
+    if conflicts and not force:
+        mine = _client_side_applied(live, manager, node)
+        causes = [cause for entry, found in conflicts for cause in _causes(entry, _difference(found, mine))]
+        if causes:
+            raise ApplyConflict(causes)
     for entry, found in conflicts:
         others[others.index(entry)] = replace(entry, fields=_difference(entry.fields, found))
     last = {} if own is None else own.fields
@@ -184,20 +187,20 @@ def _before_first_apply(current: JsonObject | None, kind: Kind, node: Node, now:
     return [_Entry(_BEFORE_FIRST_APPLY, UPDATE, "", kind.api_version, format_time(now), changed)]
 
 
-def _are_last_applied(live: JsonObject, manager: str, conflicts: list[tuple[_Entry, Fields]], node: Node) -> bool:
-    """Whether all conflicts are with what kubectl itself applied earlier, on the client's side: Kubernetes lets
-    `kubectl apply --server-side` take those over."""
+def _client_side_applied(live: JsonObject, manager: str, node: Node) -> Fields:
+    """What kubectl applied earlier on the client's side and nobody changed since. Kubernetes lets
+    `kubectl apply --server-side` take it over from whoever is said to own it, so that users can move."""
     text = annotations_of(live).get(LAST_APPLIED) if live else None
     if manager != _KUBECTL or not text:
-        return False
+        return {}
     try:
-        last_applied = orjson.loads(text)
+        applied = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return False
-    if not isinstance(last_applied, dict):
-        return False
-    mine = _owned_set(last_applied, node)
-    return all(not _difference(found, mine) for _, found in conflicts)
+        return {}
+    if not isinstance(applied, dict):
+        return {}
+    changed, removed = _compare_objects(applied, live, node)
+    return _difference(_difference(_owned_set(applied, node), changed), removed)
 
 
 def _causes(entry: _Entry, found: Fields) -> Iterator[JsonObject]:

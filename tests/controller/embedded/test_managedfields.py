@@ -361,13 +361,14 @@ def test_an_object_nobody_tracked_belongs_to_before_first_apply() -> None:
     ("last_applied", "allowed"),
     [
         (orjson.dumps(deployment(replicas=1)).decode(), True),
+        (orjson.dumps(deployment(replicas=7)).decode(), False),
         (orjson.dumps(deployment(paused=True)).decode(), False),
         ("[]", False),
         ("{", False),
     ],
 )
 def test_kubectl_may_take_over_its_own_client_side_applies(last_applied: str, allowed: bool) -> None:
-    """Fields of its last-applied-configuration are no conflict for the manager `kubectl`; others are."""
+    """Fields that are still as its last-applied-configuration has them are no conflict for the manager `kubectl`."""
     obj = deployment(replicas=1)
     obj["metadata"]["annotations"] = {LAST_APPLIED: last_applied}
     obj = update(None, obj, "kubectl-client-side-apply")
