@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -109,6 +110,7 @@ class ApiServer:
         self._logs = log_provider
         self._documents = _Documents(self._registry)
         self._background: set[asyncio.Task[None]] = set()
+        self._followers: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._runner: web.AppRunner | None = None
         self._collector: GarbageCollector | None = None
@@ -139,10 +141,10 @@ class ApiServer:
         return f"https://{shown}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Ends the watches, then the listener. The store stays open; it is the caller's."""
+        """Ends the watches and followed logs, then the listener. The store stays open; it is the caller's."""
         self._stopping = True
         self._store.end_subscriptions()
-        for task in tuple(self._background):
+        for task in (*self._background, *self._followers):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._runner is not None:
@@ -328,10 +330,25 @@ class ApiServer:
         response.enable_chunked_encoding()
         with contextlib.suppress(ConnectionResetError):
             await response.prepare(call.request)
-            async for chunk in chunks:
-                await response.write(chunk)
+            await self._copy(chunks, response)
             await response.write_eof()
         return response
+
+    async def _copy(self, chunks: AsyncIterator[bytes], response: web.StreamResponse) -> None:
+        """Until the log ends, the client leaves, or the server stops, which ends a followed log as if it were over."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._followers.add(task)
+        try:
+            async for chunk in chunks:
+                await response.write(chunk)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        finally:
+            self._followers.discard(task)
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 READ_VERBS = ("get", "list", "watch")
-STATUS_VERBS = ("get", "patch", "update")
 
 
 class DefinitionError(ValueError):

@@ -106,6 +106,8 @@ class Logs:
         async def chunks() -> AsyncIterator[bytes]:
             for line in lines:
                 yield line
+            if options["follow"]:
+                await asyncio.Event().wait()
 
         return chunks()
 
@@ -118,6 +120,7 @@ class Api:
     credentials: Credentials
     session: aiohttp.ClientSession
     store: Store
+    server: ApiServer
     warnings: list[str] = field(default_factory=list)
 
     async def __call__(
@@ -186,7 +189,7 @@ async def api(store: Store, shared_credentials: Credentials) -> AsyncIterator[Ap
         timeout=aiohttp.ClientTimeout(total=None, sock_read=20),
     )
     async with session:
-        yield Api(url, shared_credentials, session, store)
+        yield Api(url, shared_credentials, session, store, server)
     await server.stop()
 
 

@@ -590,6 +590,15 @@ async def test_logs_come_from_the_provider(api: Api) -> None:
     assert (await api("GET", f"{PODS}/p/log?container=none"))[0] == 400
 
 
+async def test_a_followed_log_ends_with_the_server(api: Api) -> None:
+    """Stopping ends it as if the log were over: the client has what was written, and no broken connection."""
+    await api.ok("POST", PODS, pod())
+    following = await api.session.get(f"{api.url}{PODS}/p/log?follow=true")
+    assert await following.content.readline() == b"one\n"
+    await api.server.stop()
+    assert await following.content.read() == b"two\n"
+
+
 async def test_definitions_are_served_and_fixed(api: Api) -> None:
     """The CRD files can be read as CustomResourceDefinitions, Established; they can't be written through REST."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
