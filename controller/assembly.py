@@ -54,6 +54,10 @@ def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controlle
     )
 
 
+LATE_STATUS = (kinds.DEPLOYMENT, kinds.POD_AUTOSCALER, kinds.REVISION)
+"""Kinds that are busy during a cold start and whose status no request waits for."""
+
+
 class ControlPlane:
     """Runner, autoscaler and feed over one Kube. `run` it; serve `feed.app`; it is at work when `ready` is set."""
 
@@ -80,6 +84,7 @@ class ControlPlane:
             kube,
             (*controllers(self.deciders, lambda key, generation: self._publisher.programmed(key, generation)), *extra),
             kinds_read=publisher.KINDS,
+            late_status=LATE_STATUS,
             config=config,
             namespace=namespace,
             registry=self.registry,

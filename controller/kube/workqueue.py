@@ -115,7 +115,8 @@ class AsyncWorkQueue(Generic[K]):
         self._loop = asyncio.get_running_loop()
         self._queue: WorkQueue[K] = WorkQueue()
         self._takers: deque[asyncio.Future[None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._armed_for = 0.0  # uvloop's handle for a time that has come already can't say when it was due
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -169,11 +170,11 @@ class AsyncWorkQueue(Generic[K]):
 
     def _arm(self) -> None:
         due = self._queue.next_due()
-        if due is None or (self._timer is not None and self._timer.when() <= due):
+        if due is None or (self._timer is not None and self._armed_for <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._on_due)
+        self._timer, self._armed_for = self._loop.call_at(due, self._on_due), due
 
     def _on_due(self) -> None:
         self._timer = None

@@ -65,9 +65,9 @@ async def running(mini):
     _, url = mini
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(parent, before=lambda runner: None, registry=None):
+        async def start(parent, before=lambda runner: None, registry=None, late_status=()):
             kube = await stack.enter_async_context(KubeClient.from_token(url))
-            runner = Runner(kube, [parent.controller()], registry=registry)
+            runner = Runner(kube, [parent.controller()], registry=registry, late_status=late_status)
             before(runner)
             task = asyncio.ensure_future(runner.run())
 
@@ -267,3 +267,26 @@ async def test_a_config_change_reconciles_everything_and_a_bad_one_keeps_the_old
 
     await api.remove(CONFIG_MAPS, "config-autoscaler")
     await until(lambda: runner.config.autoscaler.min_scale == 0)
+
+
+async def test_a_late_status_waits_behind_the_steps_and_comes_once(mini, running, until):
+    """The child is made at once; the status follows by itself, and the event that tells of it is told once."""
+    api, _ = mini
+    parent = Parent()
+
+    def plan(subject):
+        if (subject.get("status") or {}).get("told"):
+            return Plan()
+        return Plan(status={"told": True}, events=(Event("Normal", "Told", "once"),))
+
+    parent.plan = plan
+    runner = await running(parent, late_status=[kinds.SERVICE])
+    await api.put(SERVICES, service())
+    await until(lambda: parent.reconciled["s"] == 1)
+    assert "status" not in api.named("s", "services")
+    runner.enqueue(kinds.SERVICE, Key("ns", "s"))
+    await until(lambda: (api.named("s", "services") or {}).get("status") == {"told": True})
+    await until(lambda: [o for o in api.objects.values() if o.get("reason") == "Told"])
+    await settled(api, runner, until)
+    assert [o["count"] for o in api.objects.values() if o.get("reason") == "Told"] == [1]
+    assert api.writes().count(("PUT", f"{SERVICES}/s/status")) == 1

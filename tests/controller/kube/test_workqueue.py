@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+import uvloop
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -144,3 +145,20 @@ async def test_done_wakes_a_worker_for_a_key_that_changed_meanwhile():
     assert not taker.done()
     queue.done("a")
     assert await asyncio.wait_for(taker, 5) == "a"
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_many_short_delays_on_every_loop(run):
+    """uvloop counts whole milliseconds: a delay below one must neither fail nor be forgotten."""
+
+    async def take_all():
+        queue = AsyncWorkQueue()
+        for n in range(40):
+            queue.add(n, after=n * 0.0002)
+            queue.add_failed(n)
+        async with asyncio.timeout(10):
+            taken = {await queue.take() for _ in range(40)}
+        queue.close()
+        return taken
+
+    assert run(take_all()) == set(range(40))
