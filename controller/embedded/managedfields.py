@@ -235,9 +235,32 @@ def _parse(managed: Any) -> list[_Entry]:
 
 
 def _given_entries(old: JsonObject | None, new: JsonObject) -> list[_Entry]:
-    """What a write starts from: the managedFields it brings, else those of the stored object."""
+    """What a write starts from: the managedFields it brings, else (or if they are malformed) those of the stored
+    object."""
+    stored = None if old is None else old["metadata"].get("managedFields")
     given = new["metadata"].get("managedFields")
-    return _parse(given if given else (old or new)["metadata"].get("managedFields"))
+    if not given or given == stored:
+        return _parse(stored)
+    entries = _parse(given)
+    return entries if all(_is_set(entry.fields) for entry in entries) else _parse(stored)
+
+
+def _is_set(fields: Any) -> bool:
+    """Whether a client's JSON is a set of fields whose steps can be read."""
+    if not isinstance(fields, dict):
+        return False
+    return all(_is_step(step) and _is_set(below) for step, below in fields.items())
+
+
+def _is_step(step: str) -> bool:
+    kind, _, rest = step.partition(":")
+    if step == "." or kind in ("f", "i"):
+        return True
+    try:
+        value = orjson.loads(rest)
+    except orjson.JSONDecodeError:
+        return False
+    return kind == "v" or (kind == "k" and isinstance(value, dict))
 
 
 def _find(entries: Iterable[_Entry], manager: str, operation: str, subresource: str) -> _Entry | None:

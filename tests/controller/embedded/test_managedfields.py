@@ -185,6 +185,15 @@ def test_a_client_may_clear_or_replace_managed_fields() -> None:
     assert fields_of(update(created, replaced), "carol") == {"f:spec": {"f:replicas": {}}}
 
 
+@pytest.mark.parametrize("fields", [{"f:spec": 3}, {"k:x": {}}, {"k:3": {}}, {"v:x": {}}, {"nonsense": {}}])
+def test_managed_fields_that_can_not_be_read_are_ignored(fields: JsonObject) -> None:
+    """What is stored stays; a later conflict must not stumble over them."""
+    created = update(None, deployment(replicas=1), "alice")
+    broken = {**created["metadata"]["managedFields"][0], "fieldsV1": fields}
+    replaced = {**created, "metadata": {"name": "d", "managedFields": [broken]}}
+    assert update(created, replaced)["metadata"]["managedFields"] == created["metadata"]["managedFields"]
+
+
 def test_many_updating_managers_become_one_entry() -> None:
     """The list is bounded: beyond ten, the oldest updates are merged into `ancient-changes`, and nothing is lost."""
     obj = config({}, uid="1")
