@@ -160,12 +160,14 @@ def kind_of(manifest: Manifest) -> Kind:
 
 async def apply_manifest(kube: Kube, manifest: Manifest, namespace: str, *, force: bool = False) -> JsonObject:
     """Applies one manifest on the server's side, in `namespace` where it names none; `force` takes over fields that
-    somebody else set. Returns the object. Raises KubeError, ManifestError."""
+    somebody else set. An unknown field is an error. Returns the object. Raises KubeError, ManifestError."""
     kind, obj = kind_of(manifest), manifest.obj
     meta = dict(obj["metadata"])
     if kind.namespaced:
         meta.setdefault("namespace", namespace)
     obj = {**obj, "metadata": meta}
     if "name" not in meta:
-        return await kube.create(kind, obj)
-    return await kube.patch(kind, key_of(obj), obj, content_type=APPLY_PATCH, field_manager=FIELD_MANAGER, force=force)
+        return await kube.create(kind, obj, strict=True)
+    return await kube.patch(
+        kind, key_of(obj), obj, content_type=APPLY_PATCH, field_manager=FIELD_MANAGER, force=force, strict=True
+    )

@@ -9,12 +9,12 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conftest import free_ports, peer, request
+from tests.e2e.harness import free_ports, peer, request, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Platform
+    from tests.e2e.harness import Platform
 
 DASHBOARDS = sorted(Path(__file__).parents[2].glob("deploy/grafana/*.json"))
 
@@ -27,7 +27,7 @@ def queries(dashboard: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def prometheus(platform: Platform, wait_for: Callable[..., Any]) -> Iterator[Callable[[str], list[Any]]]:
+def prometheus(platform: Platform) -> Iterator[Callable[[str], list[Any]]]:
     """A Prometheus that scrapes the platform each second; yields a function that evaluates a query."""
     port = free_ports(1)
     targets = [f"127.0.0.1:{platform.port + 2}", f"127.0.0.1:{platform.port + 3}"]
@@ -63,12 +63,12 @@ def prometheus(platform: Platform, wait_for: Callable[..., Any]) -> Iterator[Cal
         process.wait(10)
 
 
-def test_every_query_of_every_dashboard(platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_every_query_of_every_dashboard(platform: Platform) -> None:
     """After some traffic, a cold start among it, no query of a dashboard is empty."""
     assert DASHBOARDS
     platform.apply(platform.service())
     platform.wait_ready("hello")
-    with prometheus(platform, wait_for) as query:
+    with prometheus(platform) as query:
 
         def empty() -> list[str]:
             platform.ask("hello")

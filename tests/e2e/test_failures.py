@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.e2e.harness import wait_for
 
-    from conftest import Platform
+if TYPE_CHECKING:
+    from tests.e2e.harness import Platform
 
 
 def condition(obj: dict[str, Any], kind: str = "Ready") -> dict[str, Any]:
@@ -28,7 +28,7 @@ def condition(obj: dict[str, Any], kind: str = "Ready") -> dict[str, Any]:
     ids=["command not found", "crash at start", "image without a command"],
 )
 def test_a_service_that_cannot_start_says_why(
-    platform: Platform, wait_for: Callable[..., Any], container: dict[str, Any], reason: str, message: str
+    platform: Platform, container: dict[str, Any], reason: str, message: str
 ) -> None:
     """The revision's condition names the cause, and the service's Ready repeats it."""
     service = platform.service(container=container)
@@ -45,7 +45,7 @@ def test_a_service_that_cannot_start_says_why(
     assert reason in revision["reason"]
 
 
-def test_an_application_that_never_listens(platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_an_application_that_never_listens(platform: Platform) -> None:
     """Past the progress deadline the condition says so, and names the port that nothing listens on."""
     service = platform.service(container={"command": ["sleep", "1000"]})
     service["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] = "3s"
@@ -56,7 +56,7 @@ def test_an_application_that_never_listens(platform: Platform, wait_for: Callabl
     assert "port" in failed["message"]
 
 
-def test_a_service_recovers(platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_a_service_recovers(platform: Platform) -> None:
     """A good revision after a bad one becomes Ready, and a bad one after a good one takes no traffic from it."""
     platform.apply(platform.service(container={"command": ["/no/such/command"]}))
     wait_for("Ready to be False", lambda: condition(platform.get("ksvc", "hello")).get("status") == "False")

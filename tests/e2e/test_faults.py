@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tests.e2e.harness import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from conftest import Platform
+    from tests.e2e.harness import Platform
 
 
 class Callers:
@@ -38,7 +39,7 @@ class Callers:
         while not self._stop.is_set():
             try:
                 answer = self._platform.ask("hello")
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(repr(error))
                 self._stop.wait(0.01)  # refused: don't spin
             else:
@@ -61,7 +62,7 @@ def gateway_pid(platform: Platform) -> int:
     raise AssertionError("no gateway")
 
 
-def test_kill_of_everything(stopped_platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_kill_of_everything(stopped_platform: Platform) -> None:
     """`kill -9` of `zerogate up` in mid-traffic takes every process along; the next start serves what was there."""
     platform = stopped_platform
     platform.start()
@@ -81,7 +82,7 @@ def test_kill_of_everything(stopped_platform: Platform, wait_for: Callable[..., 
     assert not platform.processes()
 
 
-def test_kill_of_the_gateway(platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_kill_of_the_gateway(platform: Platform) -> None:
     """A killed gateway is started again by itself and serves at once; its controllers never notice."""
     platform.apply(platform.service())
     platform.wait_ready("hello")
@@ -95,7 +96,7 @@ def test_kill_of_the_gateway(platform: Platform, wait_for: Callable[..., Any]) -
     assert [pod["metadata"]["uid"] for pod in platform.get("pods")] == [pod["metadata"]["uid"] for pod in pods]
 
 
-def test_kill_of_a_replica(platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_kill_of_a_replica(platform: Platform) -> None:
     """A killed replica is started again, and only what it had in hand may fail."""
     platform.apply(platform.service())
     platform.wait_ready("hello")
@@ -111,7 +112,7 @@ def test_kill_of_a_replica(platform: Platform, wait_for: Callable[..., Any]) -> 
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
 
 
-def test_ctrl_c_stops_everything(stopped_platform: Platform, wait_for: Callable[..., Any]) -> None:
+def test_ctrl_c_stops_everything(stopped_platform: Platform) -> None:
     """Ctrl-C lets the request in hand finish, then every process is gone and the exit status is 0."""
     platform = stopped_platform
     platform.start()
