@@ -1,0 +1,135 @@
+"""A gateway worker's request path on a real socket, and endpoints that do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from random import random
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+
+from gateway.activator.activator import Activator
+from gateway.contract import (
+    Endpoint,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Snapshot,
+    Split,
+    Update,
+    apply,
+)
+from gateway.core.routing import RouteTable
+from gateway.core.traffic import WorkerTraffic
+from gateway.exchange import Exchanges
+from gateway.net.accesslog import AccessLog
+from gateway.net.downstream import Listener
+from gateway.net.pool import Pool
+from gateway.reporter import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+REVISION = RevisionId("default", "hello-00001")
+HOST = "hello.default.localhost"
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the gateway runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Gateway:
+    """The objects of a worker, without feed and processes."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.traffic = WorkerTraffic()
+        self.activator = Activator()
+        self.pool = Pool()
+        self.access_log = AccessLog(str(log), self.traffic)
+        self.snapshot = Snapshot()
+        self.exchanges = Exchanges(
+            routes=RouteTable(),
+            activator=self.activator,
+            load=Reporter(poke=lambda _: None, report=lambda _: None),
+            pool=self.pool,
+            traffic=self.traffic,
+            access_log=self.access_log,
+            random=random,
+        )
+        self.listener = Listener(
+            self.exchanges.begin, self.exchanges.refused, cluster_local=False, limit=100, traffic=self.traffic
+        )
+        self.servers: list[asyncio.AbstractServer] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        server = await asyncio.get_running_loop().create_server(self.listener.protocol, "127.0.0.1", 0)
+        self.servers.append(server)
+        self.port = server.sockets[0].getsockname()[1]
+
+    def route(self, *ports: int, rule: RouteRule | None = None, **revision: object) -> None:
+        """Send HOST to one revision with an endpoint at each port; ready at once."""
+        endpoints = tuple(Endpoint("127.0.0.1", port, f"pod-{port}", ready=True) for port in ports)
+        value = Revision(REVISION, probe=None, endpoints=endpoints, **revision)  # type: ignore[arg-type]
+        rules = (rule or RouteRule(HOST, (Split(REVISION, 100),)),)
+        update = Update(0, self.snapshot.version + 1, {RouteId("default", "hello"): rules}, {REVISION: value})
+        self.snapshot = apply(self.snapshot, update)
+        self.exchanges.apply(update, self.snapshot)
+        self.activator.apply(update, self.snapshot)
+
+    async def endpoint(self, handler: Handler) -> int:
+        """Listen with `handler`; returns the port."""
+
+        async def handled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await handler(reader, writer)
+            writer.close()
+
+        server = await asyncio.start_server(handled, "127.0.0.1", 0)
+        self.servers.append(server)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def idle(self) -> None:
+        """Wait until no request is here, then check that nothing was left behind."""
+        await until(lambda: self.exchanges.in_flight == 0 and not self.exchanges.tasks)
+        assert self.activator.parked == 0
+        assert all(served.traffic.in_flight == 0 for served in self.exchanges.served.values())
+        assert self.traffic.unexpected_errors == 0
+
+    async def close(self) -> None:
+        for connection in list(self.listener.connections):
+            connection.reset()
+        await self.idle()
+        for server in self.servers:
+            server.close()
+        self.pool.close()
+        await self.activator.close()
+        await until(lambda: self.traffic.downstream_connections == 0 and self.pool.open == 0)
+        self.access_log.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds; fails after five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    gateway = Gateway(tmp_path / "access.log")
+    await gateway.start()
+    yield gateway
+    await gateway.close()
