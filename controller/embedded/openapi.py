@@ -137,7 +137,7 @@ def _v2(schema: JsonObject) -> JsonObject:
         text_format = {} if schema.get("format") == "quantity" else {"format": "int-or-string"}
         return {"type": "string", **text_format, **_described(schema)}
     converted = _map_schemas(schema, _v2)
-    for keyword in ("allOf", "anyOf", "oneOf", "not", "nullable"):
+    for keyword in ("allOf", "anyOf", "oneOf", "not", "nullable", "externalDocs"):
         converted.pop(keyword, None)
     if schema.get("nullable"):
         for keyword in ("type", "items", "properties", "additionalProperties"):

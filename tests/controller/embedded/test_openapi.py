@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+import yaml
 
 from controller.apis import kinds
 from controller.embedded import builtin_schemas, openapi, openapi_proto, resources
@@ -250,3 +252,14 @@ def test_a_member_without_a_number_is_an_error() -> None:
     """What the document gains, the encoder has to learn; dropping it silently would mislead kubectl."""
     with pytest.raises(KeyError):
         openapi_proto.encode({"definitions": {"T": {"patternProperties": {}}}})
+
+
+def test_the_definitions_we_ship_can_be_encoded() -> None:
+    """Whatever keywords the files of deploy/crds use."""
+    folder = Path(__file__).parents[3] / "deploy" / "crds"
+    crds = [each for file in sorted(folder.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text())]
+    served = resources.registry(crds)
+    assert len(crds) >= len(kinds.KNATIVE_KINDS)
+    document = openapi.document_v2(served)
+    assert "dev.knative.serving.v1.Service" in named(decode(decode(openapi.protobuf_v2(document))[9][0])[1])
+    assert "apis/serving.knative.dev/v1" in openapi.documents_v3(served)
