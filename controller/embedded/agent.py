@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from controller.apis import kinds, meta
+from controller.embedded import podphase
 from controller.embedded.sandbox import Node, Sandbox
 from controller.embedded.workloads import NODE
 
@@ -40,8 +41,10 @@ class Agent:
         """Kill leftovers of a former life, remove the logs of pods that are gone, get the runtime ready. Raises
         KubeError."""
         await self._node.runtime.open()
-        pods = await self._node.kube.list(kinds.POD)
-        self._node.logs.forget_all_but({meta.uid_of(pod) for pod in pods["items"]})
+        pods = (await self._node.kube.list(kinds.POD))["items"]
+        self._node.logs.forget_all_but({meta.uid_of(pod) for pod in pods})
+        for port in (port for pod in pods for port in podphase.host_ports(pod).values()):
+            self._node.ports.hold(port)
         self._node.open()
 
     async def stop(self, cap: float = STOP_CAP) -> None:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import orjson
+
 from controller.apis import meta
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ HOST_PORTS = "zerogate.dev/host-ports"
 _BACK_OFF_FIRST, _BACK_OFF_MAX = 10.0, 300.0
 _BACK_OFF_RESET = 600.0
 _CONFIG_RETRY = 5.0
+_ADDRESS = {"podIP": POD_IP, "podIPs": [{"ip": POD_IP}]}
+"""Told once something has run. Before, the pod has no port of its own, and its container's port on this address is
+somebody else's: at worst the gateway's own 8080."""
 _START_ERROR = 128  # what container runtimes report for a process that never ran
 _PROBE_FIRST = 0.025
 _PROBE_RELATIVE = 0.05
@@ -265,6 +270,15 @@ def probed(life: Life, probe: Probe, verdict: bool, message: str) -> Life:
     return replace(life, ready=verdict, unready="" if verdict else message)
 
 
+def host_ports(pod: JsonObject) -> dict[int, int]:
+    """Container port → port on this machine, as the pod's annotation says; {} where that is no such object."""
+    try:
+        told = orjson.loads(meta.annotations_of(pod).get(HOST_PORTS) or "{}")
+        return {int(number): int(port) for number, port in told.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
@@ -295,8 +309,7 @@ def pod_status(
         "phase": phase,
         "conditions": [_condition(former.get(kind), kind, *value, now) for kind, value in wanted.items()],
         "hostIP": POD_IP,
-        "podIP": POD_IP,
-        "podIPs": [{"ip": POD_IP}],
+        **(_ADDRESS if any(life.running or life.last or life.ended for life in lives) else {}),
         "startTime": meta.format_time(started_at),
         "containerStatuses": [_container_status(life, meta.uid_of(pod)) for life in lives],
     }

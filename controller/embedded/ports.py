@@ -37,6 +37,10 @@ class PortAllocator:
                 return port
         raise NoPort(f"all {self._count} ports from {self._low} on are in use on this machine")
 
+    def hold(self, port: int) -> None:
+        """Never hand this port out: endpoints of a former life still name it, and must not lead to another pod."""
+        self._held.add(port)
+
     def release(self, port: int) -> None:
         self._held.discard(port)
 

@@ -30,7 +30,7 @@ import orjson
 
 from controller.apis import kinds, labels, meta
 from controller.apis.meta import Key
-from controller.embedded.podphase import HOST_PORTS
+from controller.embedded.podphase import host_ports
 from controller.reconcile.plan import Controller, Deletion, Event, Plan, owner_key
 
 if TYPE_CHECKING:
@@ -426,13 +426,13 @@ def _slices(seen: ObservedService) -> Iterator[JsonObject]:
 
 def _resolved(service: JsonObject, pod: JsonObject) -> tuple[_Port, ...]:
     """The Service's ports on this pod; one whose target name the pod doesn't declare is left out."""
-    mapped: dict[str, int] = orjson.loads(meta.annotations_of(pod).get(HOST_PORTS) or "{}")
+    mapped = host_ports(pod)
     ports = []
     for port in service["spec"].get("ports") or ():
         protocol = port.get("protocol") or "TCP"
         number = _target(pod, port.get("targetPort") or port["port"], protocol)
         if number is not None:
-            number = mapped.get(str(number), number)
+            number = mapped.get(number, number)
             ports.append(_Port(port.get("name") or "", number, protocol, port.get("appProtocol") or ""))
     return tuple(ports)
 

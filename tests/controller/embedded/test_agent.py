@@ -14,7 +14,7 @@ import pytest
 
 from controller.apis import kinds, meta
 from controller.apis.meta import Key
-from controller.embedded import workloads
+from controller.embedded import podphase, workloads
 from controller.embedded.agent import Agent
 from controller.embedded.podlogs import PodLogs
 from controller.embedded.ports import PortAllocator
@@ -219,6 +219,7 @@ async def test_never_restarted_pods_end_succeeded_or_failed(world):
 async def test_an_image_without_a_command_says_what_to_add(world):
     key = await world.create(container={"image": "hello:1"})
     pod = await world.pod(key, waiting("ErrImagePull"))
+    assert "podIP" not in pod["status"]
     message = status_of(pod)["state"]["waiting"]["message"]
     assert message.endswith('or start zerogate up with --image hello:1="COMMAND"')
     condition = next(entry for entry in pod["status"]["conditions"] if entry["type"] == "Ready")
@@ -338,13 +339,15 @@ async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
 
 
 async def test_a_restart_starts_everything_anew_and_counts_it(world):
-    key = await world.create(container={"command": ["sleep", "100"]})
+    key = await world.create(container={"command": ["sleep", "100"], "ports": [{"containerPort": 8080}]})
     first = await world.pod(key, ready)
     await world.down()
     assert not alive(pid_of(first))
-    await world.up()
+    await world.up(offset=podphase.host_ports(first)[8080] - 20000)
     second = await world.pod(key, lambda pod: status_of(pod).get("restartCount") == 1 and ready(pod))
     assert alive(pid_of(second))
+    # Endpoints written before may still name the old port, so nobody else gets it.
+    assert podphase.host_ports(second) != podphase.host_ports(first)
 
 
 async def test_a_pod_deleted_while_nobody_ran_goes_at_the_next_start(world):

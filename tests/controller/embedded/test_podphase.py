@@ -183,6 +183,18 @@ def test_probe_defaults_are_kubernetes():
     assert podphase.probe_of(CONTAINER, "startupProbe", {}) is None
 
 
+def test_a_pod_has_no_address_before_anything_has_run():
+    """Its endpoints would be the container's port on this machine, which belongs to somebody else."""
+    assert "podIP" not in status(Life("c", "i"))
+    assert status(crash(running(Life("c", "i"), T0), T0))["podIP"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "x", '{"a": 1}', '{"8080": null}'])
+def test_a_host_port_annotation_that_is_none_maps_nothing(text):
+    """Anybody may write an annotation."""
+    assert podphase.host_ports({"metadata": {"annotations": {podphase.HOST_PORTS: text}}}) == {}
+
+
 def test_thresholds_are_of_results_in_a_row():
     probe = podphase.Probe("readiness", success_threshold=2, failure_threshold=3)
     seen, tally = [], Tally()

@@ -33,6 +33,15 @@ def test_a_port_in_use_is_passed_over():
         assert PortAllocator(low=low, high=low + 3).take() == low + 1
 
 
+def test_a_held_port_is_never_handed_out():
+    low = free_range(2)
+    ports = PortAllocator(low=low, high=low + 1)
+    ports.hold(low)
+    assert ports.take() == low + 1
+    with pytest.raises(NoPort):
+        ports.take()
+
+
 def test_the_offset_is_where_it_begins():
     low = free_range(4)
     assert PortAllocator(low=low, high=low + 3, offset=4002).take() == low + 2
