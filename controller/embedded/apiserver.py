@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -167,9 +168,14 @@ class ApiServer:
 
     def _collect(self) -> None:
         assert self._collector is not None
-        for _ in range(_GC_BATCH):
-            if self._stopping or not self._collector.step():
-                return
+        try:
+            for _ in range(_GC_BATCH):
+                if self._stopping or not self._collector.step():
+                    return
+        except sqlite3.Error:
+            logger.exception("garbage collection is put off: the store can't be written")
+            asyncio.get_running_loop().call_later(_UPKEEP_INTERVAL, self._collect)
+            return
         self._collect_soon()
 
     async def _upkeep(self) -> None:
@@ -195,9 +201,12 @@ class ApiServer:
         except (RecursionError, orjson.JSONEncodeError):
             # Only what a client sent can nest that deep or hold what JSON can't say (a YAML map with numbers as keys).
             return _status_response(status.bad_request("the object nests too deeply, or is not one that JSON can say"))
+        except sqlite3.Error as error:
+            logger.exception("the store can't be written")
+            return _status_response(status.internal(f"the store can't be written: {error}"))
         except Exception:
             logger.exception("%s %s", request.method, request.path)
-            return _status_response(status.internal())
+            return _status_response(status.internal("see the API server's log"))
 
     async def _respond(self, request: web.Request) -> web.StreamResponse:
         path = request.path

@@ -14,6 +14,7 @@ doesn't matter and a restart only has to fill the list with everything once). Th
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 import orjson
@@ -55,14 +56,19 @@ class GarbageCollector:
         self._store.listen(self._on_event)
 
     def step(self) -> bool:
-        """Does what one object on the worklist needs; False if there was none."""
+        """Does what one object on the worklist needs; False if there was none. Raises sqlite3.Error when the store
+        can't be written; the object stays on the list then."""
         if not self._pending:
             return False
         place = next(iter(self._pending))
-        del self._pending[place]
         stored = self._store.get(*place)
+        del self._pending[place]
         if stored is not None:
-            self._settle(place, stored)
+            try:
+                self._settle(place, stored)
+            except sqlite3.Error:
+                self._pending[place] = None
+                raise
         return True
 
     # --- the index ----------------------------------------------------------------------------------------------------

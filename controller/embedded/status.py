@@ -167,8 +167,8 @@ def too_new(asked: int, current: int) -> ApiError:
     )
 
 
-def internal() -> ApiError:
-    return ApiError(500, "InternalError", "Internal error occurred: see the API server's log")
+def internal(why: str) -> ApiError:
+    return ApiError(500, "InternalError", f"Internal error occurred: {why}")
 
 
 def _details(kind: Kind, name: str) -> JsonObject:

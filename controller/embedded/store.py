@@ -24,12 +24,14 @@ second one. All methods are synchronous and must run on one thread, except `chec
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import orjson
@@ -301,34 +303,43 @@ class Store:
 
     def _publish(self, event: Event) -> None:
         self._remember(event)
-        if len(self._log) > self._history * 1.1 or self._log_bytes > self._history_bytes:
-            self._compact()
         for listener in self._listeners:
             listener(event)
         for subscription in self._subscriptions.get(event.resource, ()):
             subscription.offer(event)
+        if len(self._log) > self._history * 1.1 or self._log_bytes > self._history_bytes:
+            # The write is acknowledged whatever happens here; a full disk lets the next write try again.
+            with contextlib.suppress(sqlite3.Error):
+                self._compact()
 
     def _remember(self, event: Event) -> None:
         self._log.append(event)
         self._log_bytes += len(event.new.body)
 
     def _compact(self) -> None:
-        """Forgets the oldest events, down to the bounds less a tenth, and deletes the rows they made useless."""
+        """Forgets the oldest events, down to the bounds less a tenth of the bytes, and deletes the rows they made
+        useless. The newest event stays: its row carries the revision counter over a restart."""
+        count, size = 0, self._log_bytes
         useless: list[tuple[int]] = []
-        while len(self._log) > self._history or self._log_bytes > self._history_bytes * 0.9:
-            if len(self._log) == 1:  # the newest row carries the revision counter over a restart
+        for event in islice(self._log, len(self._log) - 1):
+            if len(self._log) - count <= self._history and size <= self._history_bytes * 0.9:
                 break
-            event = self._log.popleft()
-            self._log_bytes -= len(event.new.body)
-            self._compacted = event.revision
+            count += 1
+            size -= len(event.new.body)
             if event.old is not None:
                 useless.append((event.old.revision,))
             if event.type == DELETED:
                 useless.append((event.revision,))
-        self._db.execute("BEGIN")
-        self._db.executemany("DELETE FROM log WHERE revision = ?", useless)
-        self._db.execute("INSERT OR REPLACE INTO facts VALUES ('compacted', ?)", (self._compacted,))
-        self._db.execute("COMMIT")
+        if count == 0:
+            return
+        compacted = self._log[count - 1].revision
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM log WHERE revision = ?", useless)
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES ('compacted', ?)", (compacted,))
+        self._compacted, self._log_bytes = compacted, size
+        for _ in range(count):
+            self._log.popleft()
 
     def _load(self) -> None:
         rows = self._db.execute(

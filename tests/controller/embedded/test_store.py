@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,28 @@ def test_a_subscriber_that_takes_nothing_is_cut_off(store: Store) -> None:
         subscription.offer(event)
     assert subscription.overflowed
     assert subscription.take() == []
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """When the disk is full the caller gets the error, and readers see neither the object nor a gap in revisions."""
+    store = Store(tmp_path, history=4)
+    store.put(THINGS, _key("a"), _obj("a"))
+    store._db.execute("PRAGMA max_page_count = 1")  # SQLite never goes below what is in use: full from here on
+
+    def fill() -> None:
+        for number in range(1000):
+            store.put(THINGS, _key("b"), _obj("b", number) | {"pad": "x" * 5000})
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        fill()
+    revision = store.revision
+    seen = [each.body for each in store.find(THINGS)]
+    store._db.execute("PRAGMA max_page_count = 1073741823")
+    assert store.put(THINGS, _key("c"), _obj("c")).revision == revision + 1
+    store.close()
+    again = Store(tmp_path, history=4)
+    assert [each.body for each in again.find(THINGS)][: len(seen)] == seen
+    again.close()
 
 
 @settings(max_examples=25, deadline=None)
