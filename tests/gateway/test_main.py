@@ -1,0 +1,231 @@
+"""The gateway as a process: `python -m gateway` with real workers, a feed and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.config import Address, ConfigError, GatewayConfig, parse_address, parse_config, serialise_config
+from gateway.contract import (
+    FEED_PATH,
+    Endpoint,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Split,
+    Update,
+    serialise_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp.test_utils import TestServer
+    from pytest_aiohttp.plugin import AiohttpServer
+
+HOST = "hello.default.localhost"
+
+
+class Running:
+    """A gateway process and its ports."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
+        self.process = process
+        self.port, self.local, self.admin = ports
+
+    def workers(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    async def get(self, session: aiohttp.ClientSession, path: str = "/", host: str = HOST) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with session.get(url, headers={"Host": host}) as response:
+            return response.status, await response.text()
+
+    async def ask_admin(self, session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+        async with session.get(f"http://127.0.0.1:{self.admin}{path}") as response:
+            return response.status, await response.text()
+
+    async def ready(self, session: aiohttp.ClientSession) -> None:
+        async with asyncio.timeout(20):
+            while (await self.ask_admin(session, "/readyz"))[0] != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def backend(aiohttp_server: AiohttpServer) -> TestServer:
+    async def hello(request: web.Request) -> web.Response:
+        if request.path == "/slow":
+            await asyncio.sleep(0.5)
+        return web.Response(text="hello")
+
+    application = web.Application()
+    application.router.add_get("/{tail:.*}", hello)
+    return await aiohttp_server(application)
+
+
+@pytest.fixture
+async def feed(aiohttp_server: AiohttpServer, backend: TestServer) -> TestServer:
+    async def follow(request: web.Request) -> web.WebSocketResponse:
+        assert request.headers["Authorization"] == "Bearer secret"
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        await websocket.receive()
+        key = RevisionId("default", "hello-00001")
+        endpoint = Endpoint("127.0.0.1", backend.port or 0, "pod", ready=True)
+        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,))
+        routes = {RouteId("default", "hello"): (RouteRule(HOST, (Split(key, 100),)),)}
+        await websocket.send_str(serialise_message(Update(0, 7, routes, {key: revision})))
+        async for _ in websocket:
+            pass
+        return websocket
+
+    application = web.Application()
+    application.router.add_get(FEED_PATH, follow)
+    return await aiohttp_server(application)
+
+
+@asynccontextmanager
+async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncIterator[Running]:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    ports = [part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}", "--feed-token-file", str(token)),
+        *ports,
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        yield Running(process, [int(port) for port in re.findall(rb":(\d+)", line)])
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+@pytest.mark.slow
+async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, tmp_path: Path) -> None:
+    """Requests are carried, a killed worker is replaced, /metrics adds up, SIGTERM lets the last request finish."""
+    log = tmp_path / "access.log"
+    async with started(feed, tmp_path, "--workers", "2", "--access-log", str(log)) as gateway:
+        # A connection for each request: none may hang on the worker that is killed.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+            await gateway.ready(session)
+            for _ in range(10):
+                assert await gateway.get(session) == (200, "hello")
+            assert (await gateway.get(session, host="nowhere"))[0] == 404
+            families = {
+                family.name: family
+                for family in text_string_to_metric_families((await gateway.ask_admin(session, "/metrics"))[1])
+            }
+            requests = families["zerogate_gateway_requests"].samples
+            assert [(one.value, one.labels["service"], one.labels["code_class"]) for one in requests] == [
+                (10, "hello", "2xx")
+            ]
+            assert {one.value for one in families["zerogate_gateway_snapshot_version"].samples} == {7.0}
+            assert families["zerogate_gateway_workers"].samples[0].value == 2
+
+            before = gateway.workers()
+            os.kill(before[0], signal.SIGKILL)
+            async with asyncio.timeout(20):
+                while len(gateway.workers()) < 2 or before[0] in gateway.workers():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await gateway.ready(session)
+            for _ in range(10):
+                assert await gateway.get(session) == (200, "hello")
+
+            last = asyncio.ensure_future(gateway.get(session, "/slow"))
+            await asyncio.sleep(0.1)  # on its way; the slow backend takes five times as long
+            gateway.process.terminate()
+            assert await last == (200, "hello")
+        async with asyncio.timeout(20):
+            assert await gateway.process.wait() == 0
+    assert log.read_text().count('"status":200') >= 11
+
+
+@pytest.mark.slow
+async def test_no_worker_outlives_its_parent(feed: TestServer, tmp_path: Path) -> None:
+    """Even at kill -9 the port is free at once."""
+    async with started(feed, tmp_path) as gateway:
+        async with aiohttp.ClientSession() as session:
+            await gateway.ready(session)
+        workers = gateway.workers()
+        gateway.process.kill()
+        async with asyncio.timeout(10):
+            while any(_lives(pid) for pid in workers):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    """Exit status 2, the address named, no traceback."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "gateway", "--feed", "ws://127.0.0.1:1", "--feed-token-file", str(token), "--listen", address),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1
+    assert f"{address} is in use" in errors.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:80", ("::1", 80)), (":80", ("0.0.0.0", 80))],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    """HOST:PORT, with IPv6 in brackets."""
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "80", "a:b", "a:99999", "::1:80", "a:-1"])
+def test_bad_addresses(text: str) -> None:
+    """One sentence that shows what would be right."""
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:8080"):
+        parse_address(text)
+
+
+def test_a_worker_reads_what_its_parent_wrote() -> None:
+    """The configuration survives the way to the worker."""
+    config = GatewayConfig(
+        feed_url="ws://127.0.0.1:1/v1/feed",
+        feed_token_file=Path("token"),
+        listen=Address("::1", 80),
+        cluster_local_listen=Address("127.0.0.1", 81),
+        admin_listen=Address("127.0.0.1", 82),
+        workers=3,
+        snapshot_file=Path("snapshot"),
+    )
+    assert parse_config(serialise_config(config)) == config
