@@ -313,6 +313,11 @@ def main() -> None:
         signal.signal(signum, signal.SIG_IGN)
     if _prctl is not None:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Containers get three descriptors: not our channel, nor what we inherited ourselves.
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # the listing's own is closed by now
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
     Launcher(socket.socket(fileno=int(sys.argv[1]))).run()
 
 

@@ -86,6 +86,14 @@ async def test_the_environment_is_what_was_given_and_stdin_is_at_its_end(bench):
     assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"PATH", "X", "ZEROGATE_CONTAINER"}
 
 
+@LINUX_ONLY
+async def test_a_container_gets_three_descriptors(bench):
+    """Above all not the launcher's channel, by which it could speak for others."""
+    _, done, log = await bench.start("sh", "-c", "ls /proc/$$/fd")
+    await done
+    assert log.tail().split() == ["0", "1", "2"]
+
+
 async def test_working_dir_is_relative_to_the_start_directory(bench, tmp_path):
     (tmp_path / "sub").mkdir()
     _, done, log = await bench.start("pwd", working_dir="sub")
