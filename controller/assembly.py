@@ -13,6 +13,7 @@ gateways ◄─ Update ── FeedServer ◄── Publisher ◄── changes �
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -58,6 +59,11 @@ LATE_STATUS = (kinds.DEPLOYMENT, kinds.POD_AUTOSCALER, kinds.REVISION)
 """Kinds that are busy during a cold start and whose status no request waits for."""
 
 
+_GC_THRESHOLDS = (50_000, 20, 50)
+"""Nearly everything here is parsed JSON: long-lived, and free of cycles. With Python's default of 700 allocations the
+collector looked through the caches at every few events: a fifth of the CPU of waking 100 services at once."""
+
+
 class ControlPlane:
     """Runner, autoscaler and feed over one Kube. `run` it; serve `feed.app`; it is at work when `ready` is set."""
 
@@ -100,7 +106,8 @@ class ControlPlane:
         return self.runner.ready
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Sets the process' garbage collector to what a cache wants."""
+        gc.set_threshold(*_GC_THRESHOLDS)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.runner.run(), name="runner")
             group.create_task(self._publisher.run(), name="publisher")
@@ -108,6 +115,7 @@ class ControlPlane:
 
     async def _tick(self) -> None:
         await self.runner.ready.wait()
+        gc.freeze()  # modules and the first lists live as long as the process
         await self.deciders.run()
 
     def _decided(self, key: Key) -> None:

@@ -141,11 +141,9 @@ class KindCache:
         if namespace is not None:
             candidates.append(self._by_namespace.get(namespace, ()))
         smallest = min(candidates, key=len, default=self._objects.keys())
-        return [
-            obj
-            for key in sorted(smallest)
-            if namespace in (None, key.namespace) and wanted.items() <= labels_of(obj := self._objects[key]).items()
-        ]
+        found = sorted(smallest if namespace is None else (key for key in smallest if key.namespace == namespace))
+        objects = [self._objects[key] for key in found]
+        return [obj for obj in objects if wanted.items() <= labels_of(obj).items()] if wanted else objects
 
     def replace(self, items: Iterable[JsonObject], version: str) -> list[Change]:
         """A list taken at `version` becomes the content; answers offered since then stay. The changes, in any order."""
