@@ -22,6 +22,7 @@ from gateway.contract import (
     parse_message,
     serialise_message,
 )
+from gateway.feed import Feed
 
 ROUTE, OTHER = RouteId("ns", "r"), RouteId("ns", "s")
 REVISION = RevisionId("ns", "rev")
@@ -83,6 +84,7 @@ async def bench():
             return client
 
         events.connect = connect
+        events.url = str(server.make_url(FEED_PATH)).replace("http", "ws", 1)
         yield events
 
 
@@ -223,3 +225,26 @@ async def test_what_is_out_of_place_ends_the_connection(bench, message, until):
     await client.socket.send_str(message)
     assert await client.closed() == aiohttp.WSCloseCode.POLICY_VIOLATION
     await until(lambda: bench.gone == ["w1"])
+
+
+async def test_the_gateways_own_feed_understands_it(bench, until):
+    """Both ends as they are: the snapshot arrives, is acknowledged, and a poke comes back."""
+    seen = []
+    feed_end = Feed(
+        bench.url,
+        "secret",
+        worker="w1",
+        on_update=lambda update, snapshot: seen.append(snapshot),
+        waiting=lambda: [(REVISION, 2)],
+    )
+    bench.server.publish(delta())
+    task = asyncio.ensure_future(feed_end.run())
+    await until(lambda: bench.server.programmed(ROUTE))
+    assert seen[-1] == bench.server.snapshot
+    await until(lambda: bench.stats)
+    assert bench.stats[0][1][0].revision == REVISION
+    bench.server.publish(delta(OTHER))
+    await until(lambda: bench.server.programmed(OTHER))
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
