@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUCKETS", "Family", "RevisionTraffic", "WorkerTraffic", "merged", "revision_families"]
 
-# Knative's queue-proxy buckets for kn.serving.invocation.duration, and 1 and 2.5 ms below them, as a gateway's own share
+# The buckets of kn.serving.invocation.duration in queue-proxy, and 1 and 2.5 ms below them, as a gateway's own share
 # is that small.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
