@@ -161,7 +161,8 @@ def bare_loop(count: int, folder: Path) -> list[float]:
     script = folder / "application.py"
     script.write_text(APPLICATION)
     loop = "".join(
-        f"READY_FILE={mark} PORT={30100 + n} {sys.executable} -S {script} & echo $!\n" for n, mark in enumerate(marks)
+        f"READY_FILE={mark} PORT={30100 + n} {sys.executable} -S {script} >/dev/null & echo $!\n"
+        for n, mark in enumerate(marks)
     )
     began = time.time_ns()  # compared with the modification times of files
     shell = subprocess.run(["sh", "-c", loop], stdout=subprocess.PIPE, text=True, check=True)

@@ -72,8 +72,11 @@ def updates(draw: st.DrawFn) -> Update:
 
 
 stats = st.builds(Stat, revision_ids, seconds, seconds)
-messages = updates() | st.builds(Hello, names) | st.builds(Ack, st.integers(0)) | st.builds(
-    Stats, st.lists(stats, max_size=3).map(tuple)
+messages = (
+    updates()
+    | st.builds(Hello, names)
+    | st.builds(Ack, st.integers(0, 2**53))
+    | st.builds(Stats, st.lists(stats, max_size=3).map(tuple))
 )
 
 
