@@ -241,9 +241,10 @@ class Operations:
 
     def _create(self, resource: Resource, obj: JsonObject, options: WriteOptions, *, applied: bool) -> Written:
         now = self._clock()
-        obj, warnings = self._decoded(resource, obj, options)
         suffix = "".join(secrets.choice(objects.SUFFIX_ALPHABET) for _ in range(objects.GENERATED_SUFFIX))
+        # Before the defaults: a Namespace's label is its name.
         objects.prepare_create(resource, obj, suffix=suffix, uid=str(uuid.uuid4()), now=now)
+        obj, warnings = self._decoded(resource, obj, options)
         key = key_of(obj)
         if resource.kind.namespaced:
             self._check_namespace(resource, key)
