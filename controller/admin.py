@@ -10,13 +10,16 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import generate_latest
+from prometheus_client import disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from prometheus_client import CollectorRegistry
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, for a time nobody asks about
 
 
 def admin_app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> web.Application:

@@ -51,6 +51,15 @@ def wait_for(what: str, check: Callable[[], T | None], seconds: float = 30.0) ->
     return value
 
 
+def wait_for_equal(get: Callable[[], T], expected: T, seconds: float = 30.0) -> None:
+    """Until `get` gives `expected`; fails with what it gave last."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while (value := get()) != expected and time.monotonic() < deadline:
+        pause.wait(0.1)
+    assert value == expected, f"within {seconds} s it was {value!r}, not {expected!r}"
+
+
 def free_ports(count: int) -> int:
     """The first of `count` consecutive free ports, below the range that outgoing connections and replicas use."""
     for base in range(10000 + os.getpid() % 900 * 10, 20000 - count, count):
