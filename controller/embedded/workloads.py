@@ -9,6 +9,9 @@ Pod names are `<deployment>-<5 characters>`, the characters a hash of (Deploymen
 ordinal the lowest whose name is free. So a plan from a stale cache names the same pods again and fails with
 AlreadyExists, where random names would make a second set.
 
+Pods that a Deployment deleted with `--cascade=orphan` left behind are taken over by one that selects them, as its
+ReplicaSet would be in a cluster: the template hash on them tells whether they are of its template or of an old one.
+
 **Services** get EndpointSlices grouped by resolved ports, as Kubernetes groups pods whose named ports differ. On the
 process runtime every replica listens on a port of its own (annotation `zerogate.dev/host-ports`), so there a slice
 usually holds one endpoint. A Service without pods has no slice (Kubernetes keeps an empty one): nothing is written when
@@ -31,7 +34,7 @@ import orjson
 from controller.apis import kinds, labels, meta
 from controller.apis.meta import Key
 from controller.embedded.podphase import host_ports
-from controller.reconcile.plan import Controller, Deletion, Event, Plan, owner_key
+from controller.reconcile.plan import Controller, Deletion, Event, Patch, Plan, owner_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +65,8 @@ class ObservedDeployment:
     deployment: JsonObject
     pods: tuple[JsonObject, ...]
     """All pods the Deployment controls, ending ones too."""
+    orphans: tuple[JsonObject, ...] = ()
+    """Pods of a Deployment that is no more, for this one to take over."""
 
 
 def observe_deployment(cache: Cache, key: Key) -> ObservedDeployment | None:
@@ -70,7 +75,37 @@ def observe_deployment(cache: Cache, key: Key) -> ObservedDeployment | None:
         return None
     selector = deployment["spec"]["selector"].get("matchLabels") or {}
     pods = cache.list(kinds.POD, key.namespace, selector)
-    return ObservedDeployment(deployment, tuple(pod for pod in pods if meta.is_controlled_by(pod, deployment)))
+    return ObservedDeployment(
+        deployment,
+        tuple(pod for pod in pods if meta.is_controlled_by(pod, deployment)),
+        tuple(pod for pod in pods if _is_orphan(pod) and _selects(deployment, pod)),
+    )
+
+
+def _is_orphan(pod: JsonObject) -> bool:
+    """Made by a Deployment, controlled by nobody, and still running."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    controlled = any(owner.get("controller") for owner in owners)
+    return TEMPLATE_HASH in meta.labels_of(pod) and not (controlled or meta.is_deleting(pod) or _is_finished(pod))
+
+
+def _selects(deployment: JsonObject, pod: JsonObject) -> bool:
+    """Nothing is taken over by matchExpressions: a pod too few is made up for, one too many is deleted."""
+    selector = deployment["spec"]["selector"]
+    wanted: JsonObject = selector.get("matchLabels") or {}
+    return bool(wanted) and not selector.get("matchExpressions") and wanted.items() <= meta.labels_of(pod).items()
+
+
+def _deployments_of(pod: JsonObject, cache: Cache) -> Iterable[Key]:
+    """The Deployment that controls a pod; of an orphan, those that would take it over."""
+    yield from _OWNER(pod, cache)
+    if _is_orphan(pod):
+        for deployment in cache.list(kinds.DEPLOYMENT, meta.namespace_of(pod)):
+            if _selects(deployment, pod):
+                yield meta.key_of(deployment)
+
+
+_OWNER = owner_key(kinds.DEPLOYMENT)
 
 
 def reconcile_deployment(seen: ObservedDeployment, _config: Config, now: datetime) -> Plan:
@@ -79,6 +114,8 @@ def reconcile_deployment(seen: ObservedDeployment, _config: Config, now: datetim
     deployment = seen.deployment
     if meta.is_deleting(deployment):
         return Plan()
+    if seen.orphans:
+        return Plan(patch=tuple(_adoption(deployment, pod) for pod in seen.orphans))
     rollout = _Rollout.of(seen, now)
     create = [_pod(deployment, rollout.template, name) for name in _names(seen, rollout.template, rollout.to_create())]
     doomed = rollout.to_delete()
@@ -97,7 +134,7 @@ DEPLOYMENTS: Controller[ObservedDeployment] = Controller(
     kind=kinds.DEPLOYMENT,
     observe=observe_deployment,
     reconcile=reconcile_deployment,
-    watches={kinds.POD: owner_key(kinds.DEPLOYMENT)},
+    watches={kinds.POD: _deployments_of},
 )
 
 
@@ -236,11 +273,23 @@ def _pod(deployment: JsonObject, template: str, name: str) -> JsonObject:
         "name": name,
         "namespace": meta.namespace_of(deployment),
         "labels": {**(given.get("labels") or {}), TEMPLATE_HASH: template},
-        "ownerReferences": [meta.controller_ref({**deployment, "apiVersion": "apps/v1", "kind": "Deployment"})],
+        "ownerReferences": [_controller_ref(deployment)],
     }
     if annotations := given.get("annotations"):
         metadata["annotations"] = dict(annotations)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec["spec"], "nodeName": NODE}}
+
+
+def _adoption(deployment: JsonObject, pod: JsonObject) -> Patch:
+    """Makes the Deployment the pod's controller; fails where another one was quicker."""
+    given = pod["metadata"]
+    owners = [*(given.get("ownerReferences") or ()), _controller_ref(deployment)]
+    metadata = {"uid": given["uid"], "resourceVersion": given["resourceVersion"], "ownerReferences": owners}
+    return Patch(kinds.POD, meta.key_of(pod), {"metadata": metadata})
+
+
+def _controller_ref(deployment: JsonObject) -> JsonObject:
+    return meta.controller_ref({**deployment, "apiVersion": "apps/v1", "kind": "Deployment"})
 
 
 def _scaling_events(deployment: JsonObject, created: int, deleted: int) -> tuple[Event, ...]:

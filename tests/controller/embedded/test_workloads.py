@@ -91,6 +91,58 @@ def test_a_deployment_that_is_going_makes_no_pods():
     assert plan_for(owner).create == ()
 
 
+def orphaned(pod):
+    """The pod as `kubectl delete deployment --cascade=orphan` leaves it."""
+    pod = copy.deepcopy(pod)
+    del pod["metadata"]["ownerReferences"]
+    pod["metadata"]["resourceVersion"] = "7"
+    return pod
+
+
+class CacheOf:
+    """One namespace's Deployment and pods."""
+
+    def __init__(self, owner, pods):
+        self._objects = {kinds.DEPLOYMENT: [owner], kinds.POD: pods}
+
+    def get(self, kind, key):
+        return next((obj for obj in self._objects[kind] if meta.key_of(obj) == key), None)
+
+    def list(self, kind, namespace=None, labels=None):
+        return [obj for obj in self._objects[kind] if (labels or {}).items() <= meta.labels_of(obj).items()]
+
+
+def test_pods_that_a_deployment_left_behind_are_taken_over():
+    """First of all, so that no pod is made in their place; and their change wakes the Deployment."""
+    owner = deployment(2)
+    pods = [orphaned(pod) for pod in pods_of(owner, 2)]
+    cache = CacheOf(owner, pods)
+    plan = workloads.reconcile_deployment(workloads.observe_deployment(cache, meta.key_of(owner)), Config(), T0)
+    assert (plan.create, plan.delete, plan.status) == ((), (), None)
+    assert [patch.key for patch in plan.patch] == [meta.key_of(pod) for pod in pods]
+    for patch, pod in zip(plan.patch, pods, strict=True):
+        assert meta.is_controlled_by({**pod, **patch.body}, owner)
+        assert (patch.body["metadata"]["uid"], patch.body["metadata"]["resourceVersion"]) == (meta.uid_of(pod), "7")
+    assert list(workloads.DEPLOYMENTS.watches[kinds.POD](pods[0], cache)) == [meta.key_of(owner)]
+
+
+def test_only_what_a_deployment_made_and_nobody_controls_is_taken_over():
+    """Not somebody's own pod with the same labels, not another's, none that is ending or finished."""
+    owner = deployment(1)
+    bare, others, ending, finished, unselected = (orphaned(pod) for pod in pods_of(owner, 5))
+    del bare["metadata"]["labels"]["pod-template-hash"]
+    others["metadata"]["ownerReferences"] = [{"kind": "Job", "uid": "ju", "name": "j", "controller": True}]
+    ending["metadata"]["deletionTimestamp"] = meta.format_time(T0)
+    finished["status"]["phase"] = "Succeeded"
+    unselected["metadata"]["labels"]["app"] = "y"
+    cache = CacheOf(owner, [bare, others, ending, finished, unselected])
+    assert workloads.observe_deployment(cache, meta.key_of(owner)).orphans == ()
+    owner["spec"]["selector"] = {"matchExpressions": [{"key": "app", "operator": "Exists"}]}
+    assert (
+        workloads.observe_deployment(CacheOf(owner, [orphaned(pods_of(owner, 1)[0])]), meta.key_of(owner)).orphans == ()
+    )
+
+
 def test_scale_down_takes_unready_then_cheap_then_young():
     owner = deployment(4)
     unready, cheap, young, old = pods_of(owner, 4)
