@@ -85,24 +85,23 @@ def _json_patch(current: JsonObject, body: Any) -> Any:
         raise PatchError(f"a JSON patch may have {MAX_OPERATIONS} operations; this one has {len(body)}")
     for index, operation in enumerate(body):
         _check_operation(index, operation)
-    try:
-        if any(operation["op"] == "copy" for operation in body):
-            return _apply_with_copies(current, body)
-        return jsonpatch.JsonPatch(body).apply(current)
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
-        raise PatchError(f"the JSON patch does not apply: {error}") from error
-
-
-def _apply_with_copies(current: JsonObject, body: list[JsonObject]) -> Any:
-    """One by one, because copies of copies double: thirty short operations would fill the memory."""
+    # One by one: whoever wrote the patch wants to know which operation failed.
     patched: Any = copy.deepcopy(current)
     copied = 0
-    for operation in body:
-        if operation["op"] == "copy":
-            copied += len(orjson.dumps(jsonpatch.JsonPointer(operation["from"]).resolve(patched)))
-            if copied > MAX_COPIED:
-                raise PatchError(f"the JSON patch copies more than {MAX_COPIED} bytes")
-        patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
+    for index, operation in enumerate(body):
+        try:
+            if operation["op"] == "copy":
+                # Copies of copies double: thirty short operations would fill the memory.
+                copied += len(orjson.dumps(jsonpatch.JsonPointer(operation["from"]).resolve(patched)))
+                if copied > MAX_COPIED:
+                    raise PatchError(f"the JSON patch copies more than {MAX_COPIED} bytes")
+            patched = jsonpatch.JsonPatch([operation]).apply(patched, in_place=True)
+        except jsonpatch.JsonPatchTestFailed as error:
+            raise PatchError(
+                f"operation {index} of the JSON patch does not apply: {operation['path']} is not what it tests for"
+            ) from error
+        except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
+            raise PatchError(f"operation {index} of the JSON patch does not apply: {error}") from error
     return patched
 
 
