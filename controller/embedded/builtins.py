@@ -11,6 +11,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from controller.apis import kinds
+from controller.embedded.workloads import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +68,18 @@ def _default_pod(obj: JsonObject) -> None:
     spec = obj.setdefault("spec", {})
     _default_pod_spec(spec)
     spec.setdefault("serviceAccountName", "default")
+    # There is one node, so there is nothing to schedule.
+    spec.setdefault("nodeName", NODE)
 
 
 def _default_deployment(obj: JsonObject) -> None:
-    _default_pod_spec(obj.get("spec", {}).get("template", {}).get("spec", {}))
+    spec = obj.get("spec", {})
+    _default_pod_spec(spec.get("template", {}).get("spec", {}))
+    strategy = spec.get("strategy", {})
+    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        rolling = strategy.setdefault("rollingUpdate", {})
+        rolling.setdefault("maxSurge", "25%")
+        rolling.setdefault("maxUnavailable", "25%")
 
 
 def _default_service(obj: JsonObject) -> None:

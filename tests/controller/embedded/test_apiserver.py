@@ -146,7 +146,7 @@ async def test_a_pods_status_write_takes_annotations(api: Api) -> None:
     after = await api.ok("PATCH", f"{PODS}/p/status", body | {"spec": {"nodeName": "x"}}, MERGE)
     assert after["metadata"]["annotations"] == {"a.dev/b": "c"}
     assert after["status"]["phase"] == "Running"
-    assert "nodeName" not in after["spec"]
+    assert after["spec"]["nodeName"] == "local"
 
 
 async def test_a_write_over_somebody_elses_is_a_conflict(api: Api) -> None:
