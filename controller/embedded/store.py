@@ -147,6 +147,7 @@ class Store:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(directory / "lock")
         self._path = directory / "objects.sqlite"
+        self._path.touch(mode=0o600)  # it holds Secrets; SQLite's other files copy this mode
         self._history = history
         self._history_bytes = history_bytes
         self._objects: dict[ResourceId, dict[str, dict[str, Stored]]] = {}

@@ -184,3 +184,13 @@ def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
         assert stored is not None
         assert stored.revision == store.revision or (stored.revision, stored.obj["value"]) == (revision, value)
     store.close()
+
+
+def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
+    """Secrets are among the objects: every file of the store is the owner's alone."""
+    store = Store(tmp_path / "data")
+    store.put(THINGS, _key("a"), _obj("a"))
+    files = [path for path in (tmp_path / "data").iterdir() if path.name.startswith("objects")]
+    assert {path.name for path in files} == {"objects.sqlite", "objects.sqlite-wal", "objects.sqlite-shm"}
+    assert {path.stat().st_mode & 0o077 for path in files} == {0}
+    store.close()
