@@ -103,7 +103,7 @@ async def _up(options: UpOptions) -> None:
         defaults = _objects(deploy_dir() / "config")
         await seed(kube, defaults, external_domain=options.domain, external_port=options.port)
         runtime = ProcessRuntime(options.data_dir, Path.cwd())
-        agent = Agent(kube, runtime, logs, PortAllocator(), options.images)
+        agent = Agent(kube, runtime, logs, PortAllocator(offset=secrets.randbelow(10_000)), options.images)
         await agent.start()
         stack.push_async_callback(agent.stop)
 
