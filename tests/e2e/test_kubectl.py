@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.e2e.api import Api
-from tests.e2e.harness import APP, Platform, peer, wait_for
+from tests.e2e.harness import APP, peer, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.e2e.api import Api
+    from tests.e2e.harness import Platform
 
 CLIENTS = {"current": ("ZEROGATE_KUBECTL", "kubectl"), "1.20": ("ZEROGATE_KUBECTL_120", "kubectl1.20")}
 CHATTER = "i=0; while true; do echo line $i; i=`expr $i + 1`; sleep 0.05; done"
@@ -154,32 +156,6 @@ def service(name: str, **container: Any) -> dict[str, Any]:
 
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The one platform of this module, with the service `hello` on it, Ready and held at one replica."""
-    platform = Platform(tmp_path_factory.mktemp("kubectl"))
-    platform.start()
-    platform.apply(platform.service(annotations={"min-scale": "1"}))
-    platform.wait_ready("hello")
-    yield platform
-    platform.stop()
-
-
-@pytest.fixture(scope="module")
-def api(running: Platform) -> Api:
-    return Api(running.kubeconfig)
-
-
-@pytest.fixture
-def namespace(api: Api) -> Iterator[str]:
-    """A new namespace, deleted with all that is in it when the test is over."""
-    created = api.post("/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
-    assert created.status == 201, created
-    name = created.json["metadata"]["name"]
-    yield name
-    api.delete(f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture(params=CLIENTS)
