@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from controller.kube.client import Kube
+    from controller.kube.lull import Lull
     from controller.reconcile.ingress import Programmed
     from controller.reconcile.plan import Controller
     from controller.reconcile.podautoscaler import Decisions
@@ -58,6 +59,9 @@ def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controlle
 LATE_STATUS = (kinds.DEPLOYMENT, kinds.POD_AUTOSCALER, kinds.REVISION)
 """Kinds that are busy during a cold start and whose status no request waits for."""
 
+COLD_PATH = (kinds.POD_AUTOSCALER, kinds.DEPLOYMENT, kinds.CORE_SERVICE)
+"""Kinds of which the plans scale a revision up, make its pods and tell where they listen."""
+
 
 _GC_THRESHOLDS = (50_000, 20, 50)
 """Nearly everything here is parsed JSON: long-lived, and free of cycles. With Python's default of 700 allocations the
@@ -74,8 +78,10 @@ class ControlPlane:
         *,
         extra: Sequence[Controller[Any]] = (),
         namespace: str = store.NAMESPACE,
+        lull: Lull | None = None,
     ) -> None:
-        """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps.
+        """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps; `lull`
+        is shared with what else works in this loop.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
         self.registry = CollectorRegistry()
@@ -91,6 +97,8 @@ class ControlPlane:
             (*controllers(self.deciders, lambda key, generation: self._publisher.programmed(key, generation)), *extra),
             kinds_read=publisher.KINDS,
             late_status=LATE_STATUS,
+            cold_path=COLD_PATH,
+            lull=lull,
             config=config,
             namespace=namespace,
             registry=self.registry,

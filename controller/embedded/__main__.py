@@ -43,6 +43,7 @@ from controller.embedded.seed import seed
 from controller.embedded.store import Store, StoreInUse
 from controller.embedded.welcome import Refused, Welcome
 from controller.kube.client import KubeClient
+from controller.kube.lull import Lull
 from controller.paths import deploy_dir, kubeconfig_path
 from gateway.contract import FEED_PATH
 
@@ -103,12 +104,14 @@ async def _up(options: UpOptions) -> None:
         defaults = _objects(deploy_dir() / "config")
         await seed(kube, defaults, external_domain=options.domain, external_port=options.port)
         runtime = ProcessRuntime(options.data_dir, Path.cwd())
-        agent = Agent(kube, runtime, logs, PortAllocator(offset=secrets.randbelow(10_000)), options.images)
+        lull = Lull()
+        ports = PortAllocator(offset=secrets.randbelow(10_000))
+        agent = Agent(kube, runtime, logs, ports, options.images, lull)
         await agent.start()
         stack.push_async_callback(agent.stop)
 
         token, token_file = _feed_token(secrets_dir / "feed-token")
-        plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES))
+        plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES), lull=lull)
         settings.plane = plane
         plane.runner.on_change(kinds.POD, agent.on_change)
         feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))

@@ -15,6 +15,7 @@ from controller.apis import kinds, meta
 from controller.embedded import podphase
 from controller.embedded.sandbox import Node, Sandbox
 from controller.embedded.workloads import NODE
+from controller.kube.lull import Lull
 
 if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
@@ -31,9 +32,15 @@ class Agent:
     """Runs the pods of this machine. `start` first, then feed `on_change` from the pods' informer."""
 
     def __init__(
-        self, kube: Kube, runtime: Runtime, logs: PodLogs, ports: PortAllocator, images: command.Images
+        self,
+        kube: Kube,
+        runtime: Runtime,
+        logs: PodLogs,
+        ports: PortAllocator,
+        images: command.Images,
+        lull: Lull | None = None,
     ) -> None:
-        self._node = Node(kube, runtime, logs, ports, images)
+        self._node = Node(kube, runtime, logs, ports, images, lull or Lull())
         self._sandboxes: dict[str, Sandbox] = {}
         self._stopping = False
 

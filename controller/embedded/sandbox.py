@@ -5,7 +5,8 @@ Decisions are `podphase`'s; here they are carried out. A sandbox's task sleeps u
 
 On the way from a created pod to traffic nothing waits: the task starts the processes, and one PATCH of pods/status
 (Running, podIP, host ports) follows at once. Later changes are coalesced: while one PATCH is on its way, whatever
-happens goes into the next. Events are written afterwards.
+happens goes into the next. What no request waits for is written in a lull (see `kube.lull`): Events, and that a pod is
+ready where the gateway finds that out by itself. There is no lull while pods start, for half a second each.
 
 Ports: the first port a container declares is replaced by one of this machine, passed in `PORT` and recorded in the
 annotation `zerogate.dev/host-ports`; further declared ports are the process's own to listen on, unchanged. The port
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from controller.embedded.ports import PortAllocator
     from controller.embedded.runtimes import Runtime
     from controller.kube.client import Kube
+    from controller.kube.lull import Lull
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ _EXPLAIN_AFTER = 2.0
 cold start should not pay for a PATCH that is stale at once."""
 _CAP_POLL = 0.5
 _AFTER_HOOK = 2.0
-_EVENT_LINGER = 1.0
+_STARTING = 0.5
+"""Seconds from a container's start during which its failing probes mean that it needs the processor."""
 _NEARLY = 0.9
 """Of a probe's period: a timer may be a little early, and a result then still counts."""
 
@@ -76,7 +79,7 @@ class Node:
     """What the pods of one machine share: the ways to the API server, processes, logs, ports, and their tasks."""
 
     def __init__(
-        self, kube: Kube, runtime: Runtime, logs: PodLogs, ports: PortAllocator, images: command.Images
+        self, kube: Kube, runtime: Runtime, logs: PodLogs, ports: PortAllocator, images: command.Images, lull: Lull
     ) -> None:
         self.kube = kube
         self.runtime = runtime
@@ -85,7 +88,8 @@ class Node:
         self.images = images
         self.starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self.inherited = {name: os.environ[name] for name in command.INHERITED if name in os.environ}
-        self._recorder = Recorder(kube, COMPONENT, lambda: datetime.now(UTC))
+        self.lull = lull
+        self._recorder = Recorder(kube, COMPONENT, lambda: datetime.now(UTC), lull)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
@@ -106,9 +110,8 @@ class Node:
         return task
 
     def record(self, pod: JsonObject, event: Event) -> None:
-        """Write an event about a pod, a little later: a cold start has better things to do with the API server."""
-        subject = {**pod, "apiVersion": kinds.POD.api_version, "kind": kinds.POD.kind}
-        asyncio.get_running_loop().call_later(_EVENT_LINGER, self._recorder.record, subject, event)
+        """Write an event about a pod, in the next lull."""
+        self._recorder.record({**pod, "apiVersion": kinds.POD.api_version, "kind": kinds.POD.kind}, event)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -204,6 +207,7 @@ class Sandbox:
                 await self._wake.wait()
 
     async def _start_all(self, waiting: list[_Container]) -> None:
+        self._node.lull.busy()
         try:
             sources = await self._sources(waiting)
         except command.ConfigError as error:
@@ -358,6 +362,8 @@ class Sandbox:
             result = await probes.attempt(probe, lambda argv, timeout: self._beside(container, argv, timeout))
             now = loop.time()
             passed_once = passed_once or result.passed
+            if not passed_once and now - began < _STARTING:
+                self._node.lull.busy()
             before = tally
             if result.passed or now >= count_next:
                 # Probing more often than the period must not use up the failure threshold sooner.
@@ -396,8 +402,12 @@ class Sandbox:
         return False
 
     def _note(self, container: _Container, life: Life) -> None:
-        if life != container.life:
-            container.life = life
+        if life == container.life:
+            return
+        container.life = life
+        if life.ready and _gateway_probes(container.spec):
+            self._node.lull.after(("ready", meta.uid_of(self.pod)), self.publish)
+        else:
             self.publish()
 
     async def _beside(self, container: _Container, argv: tuple[str, ...], timeout: float) -> Completed:
@@ -535,6 +545,15 @@ def _first_life(spec: JsonObject, former: JsonObject | None) -> Life:
     former = former or {}
     restarts = int(former.get("restartCount", 0)) + bool(former.get("containerID"))
     return Life(spec["name"], spec.get("image", ""), restarts=restarts)
+
+
+def _gateway_probes(spec: JsonObject) -> bool:
+    """Whether gateways send traffic as soon as a probe of theirs passes, without waiting for the pod's status to say
+    so (see `dataplane.compile.probe`)."""
+    declared = spec.get("readinessProbe") or {}
+    http = declared.get("httpGet")
+    plain = "tcpSocket" in declared or (http is not None and http.get("scheme", "HTTP") == "HTTP")
+    return plain and "startupProbe" not in spec
 
 
 def _unsupported(pod: JsonObject, container: JsonObject) -> str:

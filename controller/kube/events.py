@@ -5,9 +5,8 @@ Theory of operation
 The same thing happening again is one Event with a growing `count` (what client-go's EventCorrelator does for identical
 events), and one object can't flood the API: each has a bucket of 25 events that refills by one every five minutes
 (client-go's spam filter). Writing is apart from reconciling: `Recorder` holds a bounded queue, whose oldest entry is
-dropped when it is full, and one task writes, `LAG` behind, so that people's hints don't compete with the work they are
-about. An Event that can't be written is dropped after one try; it is a hint to
-people, never state.
+dropped when it is full, and one task writes, each in a lull (see `lull`), so that people's hints don't compete with the
+work they are about. An Event that can't be written is dropped after one try; it is a hint to people, never state.
 
 `Correlator` is pure; it remembers the last 4096 distinct events.
 """
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from controller.apis.meta import JsonObject
     from controller.kube.client import Kube
+    from controller.kube.lull import Lull
     from controller.reconcile.plan import Event
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,6 @@ REMEMBERED = 4096
 BURST = 25
 REFILL_SECONDS = 300.0
 QUEUE_LIMIT = 1000
-LAG = 0.1
-"""Seconds."""
-
 MESSAGE_LIMIT = 1024
 """Characters; Kubernetes refuses longer ones."""
 
@@ -126,9 +123,10 @@ class Correlator:
 class Recorder:
     """Takes events at once, writes them in `run`."""
 
-    def __init__(self, kube: Kube, component: str, clock: Callable[[], datetime]) -> None:
+    def __init__(self, kube: Kube, component: str, clock: Callable[[], datetime], lull: Lull) -> None:
         self._kube = kube
         self._clock = clock
+        self._lull = lull
         self._correlator = Correlator(component)
         self._queue: deque[tuple[JsonObject, Event]] = deque(maxlen=QUEUE_LIMIT)
         self._filled = asyncio.Event()
@@ -140,9 +138,9 @@ class Recorder:
     async def run(self) -> None:
         while True:
             await self._filled.wait()
-            await asyncio.sleep(LAG)
             self._filled.clear()
             while self._queue:
+                await self._lull.wait()
                 write = self._correlator.correlate(*self._queue.popleft(), self._clock())
                 if write is not None:
                     await self._write(write)

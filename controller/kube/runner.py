@@ -17,12 +17,12 @@ Ends of a reconcile, and when the key comes back:
 - An exception in observe or reconcile is our bug: the same, with the traceback in the log; other keys go on.
 
 The status of some kinds may come late (`late_status`): when one change makes several objects busy at once, as a cold
-start does, what only tells people about it waits `STATUS_DELAY` behind what the request waits for. The key is
-reconciled again then, so that several changes of the status within the delay are one write. For the same reason these
-kinds look at changes of *other* objects that late; their own changes, and keys enqueued by name, are taken at once.
-(Measured: a cold start
-through the embedded API server is ten requests, four of which the request waits for; from the poke to the endpoint at
-the gateway took 17.5 ms without the delay and 6.5 ms with it.)
+start does, what only tells people about it waits for a lull (see `lull`) behind what the request waits for. The key is
+reconciled again then, so that several changes of the status meanwhile are one write. For the same reason these kinds
+look at changes of *other* objects in a lull; their own changes, and keys enqueued by name, are taken at once. The
+kinds of which the plans are what a request waits for (`cold_path`) say when there is no lull.
+(Measured: a cold start through the embedded API server is thirteen requests, four of which the request waits for; from
+the poke to the endpoint at the gateway took 17.5 ms with all of them at once and 6.5 ms with those four first.)
 
 Configuration: the ConfigMaps of the control plane's namespace are watched and become one `Config`, before the first
 reconcile and at each change; a change reconciles everything again. A map that can't be read leaves the old value, with
@@ -51,6 +51,7 @@ from controller.kube.apply import apply, is_stale
 from controller.kube.errors import KubeError
 from controller.kube.events import Recorder
 from controller.kube.informer import Caches, Informer, KindCache
+from controller.kube.lull import Lull
 from controller.kube.workqueue import AsyncWorkQueue
 from controller.reconcile.plan import Event
 
@@ -67,9 +68,6 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 """Keys of one controller reconciled at once. A worker waits for the API server nearly all of its time."""
-
-STATUS_DELAY = 0.025
-"""Seconds; above what a cold start takes from the poke to the endpoint, below what a person notices."""
 
 RESYNC = 10 * 3600.0
 COMPONENT = "zerogate-controller"
@@ -114,9 +112,12 @@ class _Loop:
     name: str
     controller: Controller[Any]
     queue: AsyncWorkQueue[Key]
-    status_delay: float
-    status_due: dict[Key, float] = field(default_factory=dict)
-    """When a status that waits will be written."""
+    late: bool
+    """Its status may wait, and what it has to say about others' changes."""
+    prompt: bool
+    """Requests wait for what its plans create and patch."""
+    released: set[Key] = field(default_factory=set)
+    """Keys whose lull has come: their status may be written."""
 
 
 class Runner:
@@ -129,18 +130,21 @@ class Runner:
         *,
         kinds_read: Iterable[Kind] = (),
         late_status: Collection[Kind] = (),
+        cold_path: Collection[Kind] = (),
+        lull: Lull | None = None,
         config: CurrentConfig | None = None,
         namespace: str = store.NAMESPACE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         registry: CollectorRegistry | None = None,
     ) -> None:
         """`kinds_read`: kinds to cache beyond those the controllers own and watch. `late_status`: kinds whose status
-        may wait, and with it the events of a plan that has nothing but a status. `config` is kept up to date with
+        may wait, and with it the events of a plan that has nothing but a status; `cold_path`: kinds for whose plans a
+        request waits; `lull`: shared with others in the same loop. `config` is kept up to date with
         the ConfigMaps of `namespace`."""
         self._kube = kube
         self._clock = clock
         self._loops = [
-            _Loop(_name(one), one, AsyncWorkQueue(), STATUS_DELAY if one.kind in late_status else 0.0)
+            _Loop(_name(one), one, AsyncWorkQueue(), late=one.kind in late_status, prompt=one.kind in cold_path)
             for one in controllers
         ]
         watched = {kind for one in controllers for kind in (one.kind, *one.watches)}
@@ -149,7 +153,8 @@ class Runner:
         self.ready = asyncio.Event()
         """Set when every cache is filled, the configuration is read, and workers run."""
         self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
-        self._recorder = Recorder(kube, COMPONENT, clock)
+        self._lull = lull or Lull()
+        self._recorder = Recorder(kube, COMPONENT, clock, self._lull)
         self._metrics = Metrics(registry or CollectorRegistry())
         for loop in self._loops:
             self._metrics.depth.labels(loop.name).set_function(partial(len, loop.queue))
@@ -166,6 +171,8 @@ class Runner:
         """Have every controller of `kind` look at the key, in `after` seconds."""
         for loop in self._loops:
             if loop.controller.kind == kind:
+                if loop.prompt and not after:
+                    self._lull.busy()
                 loop.queue.add(key, after)
 
     def on_change(self, kind: Kind, callback: Callable[[JsonObject | None, JsonObject | None], None]) -> None:
@@ -192,6 +199,7 @@ class Runner:
                 self.ready.set()
         finally:
             self.ready.clear()
+            self._lull.close()
             for loop in self._loops:
                 loop.queue.close()
 
@@ -210,7 +218,19 @@ class Runner:
             for obj in filter(None, (old, new)):
                 with self._bugs_contained(kind, old, new):
                     for key in mapper(obj, self.cache):
-                        loop.queue.add(key, loop.status_delay)
+                        if loop.late:
+                            self._later(loop, key)
+                        else:
+                            loop.queue.add(key)
+
+    def _later(self, loop: _Loop, key: Key) -> None:
+        """Reconcile the key in the next lull, its status included."""
+
+        def release() -> None:
+            loop.released.add(key)
+            loop.queue.add(key)
+
+        self._lull.after((loop.name, key), release)
 
     @contextlib.contextmanager
     def _bugs_contained(self, kind: Kind, old: JsonObject | None, new: JsonObject | None) -> Iterator[None]:
@@ -267,7 +287,7 @@ class Runner:
         """One key, once; what became of it."""
         subject = self.cache.get(loop.controller.kind, key)
         if subject is None:
-            loop.status_due.pop(key, None)
+            loop.released.discard(key)
             loop.queue.forget(key)
             return "ok"
         try:
@@ -278,6 +298,8 @@ class Runner:
             plan = self._without_late_status(loop, key, subject, plan)
             for event in plan.events:
                 self._recorder.record(subject, event)
+            if loop.prompt and (plan.create or plan.patch):
+                self._lull.busy()
             requests = await apply(self._kube, loop.controller.kind, subject, plan, self.cache, self._offer)
             self._metrics.requests.labels(loop.name).inc(requests)
         except KubeError as error:
@@ -296,19 +318,13 @@ class Runner:
         return "ok"
 
     def _without_late_status(self, loop: _Loop, key: Key, subject: JsonObject, plan: Plan) -> Plan:
-        """The plan, or the plan without its status if that is to wait; then the key comes back in time. Events that
-        tell of nothing but the status wait with it."""
-        if not loop.status_delay:
+        """The plan, or the plan without its status if that is to wait; then the key comes back in the next lull. Events
+        that tell of nothing but the status wait with it."""
+        released = key in loop.released
+        loop.released.discard(key)
+        if not loop.late or released or plan.error or plan.status is None or plan.status == subject.get("status"):
             return plan
-        if plan.error or plan.status is None or plan.status == subject.get("status"):
-            loop.status_due.pop(key, None)
-            return plan
-        now = asyncio.get_running_loop().time()
-        due = loop.status_due.setdefault(key, now + loop.status_delay)
-        if due <= now:
-            del loop.status_due[key]
-            return plan
-        loop.queue.add(key, due - now)
+        self._later(loop, key)
         steps = plan.create or plan.update or plan.patch or plan.delete
         return replace(plan, status=None, events=plan.events if steps else ())
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from controller.kube.client import KubeClient
 from controller.kube.events import BURST, REFILL_SECONDS, Correlator, Recorder
+from controller.kube.lull import Lull
 from controller.reconcile.plan import Event
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,7 +53,7 @@ async def test_a_repeated_event_is_patched_and_written_anew_if_it_has_expired(se
         return web.json_response({})
 
     async with KubeClient.from_token(await serve(handle)) as kube:
-        recorder = Recorder(kube, "me", lambda: NOW)
+        recorder = Recorder(kube, "me", lambda: NOW, Lull())
         task = asyncio.ensure_future(recorder.run())
         for _ in range(3):
             recorder.record(SUBJECT, Event("Normal", "R", "m"))
