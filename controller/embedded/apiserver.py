@@ -223,7 +223,7 @@ class ApiServer:
         if resource is None or not is_in_scope(resource, target):
             raise status.no_such_path()
         if target.subresource and target.subresource not in resource.subresources:
-            raise status.no_such_path()
+            raise status.no_such_subresource(resource.kind, target.subresource)
         call = Call(request, target, resource, request.query)
         response = await self._verb(call)
         if request.method != "GET":

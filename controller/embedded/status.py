@@ -66,6 +66,14 @@ def no_such_path() -> ApiError:
     return ApiError(404, "NotFound", "the server could not find the requested resource")
 
 
+def no_such_subresource(kind: Kind, subresource: str) -> ApiError:
+    """What reaches into a cluster's containers has no use here, and kubectl shows the reason as it is sent."""
+    if subresource in ("exec", "attach", "portforward"):
+        why = "a pod's containers are processes of this machine; reach them with this machine's own tools"
+        return ApiError(501, "NotImplemented", f"{qualified(kind)}/{subresource} is not served: {why}")
+    return no_such_path()
+
+
 def already_exists(kind: Kind, name: str) -> ApiError:
     return ApiError(409, "AlreadyExists", f'{qualified(kind)} "{name}" already exists', _details(kind, name))
 

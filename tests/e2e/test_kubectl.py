@@ -267,6 +267,8 @@ def test_diff(kubectl: Kubectl) -> None:
     assert result.returncode == 1, result.stderr
     assert "\n-  colour: blue\n+  colour: red\n" in result.stdout
     assert kubectl.json("get", "cm", "settings")["data"] == {"colour": "blue"}
+    kubectl.apply(service("mine"))
+    assert kubectl("diff", "-f", "-", stdin=manifest(service("mine"))) == "", "what admission added is no difference"
 
 
 def test_dry_run_on_the_server(kubectl: Kubectl) -> None:
@@ -717,5 +719,6 @@ def test_bare_pod(kubectl: Kubectl) -> None:
     kubectl("run", "stay", "--image=shell", "--restart=Never", "--command", "--", "sleep", "100")
     kubectl("wait", "--for=condition=Ready", "pod/stay", "--timeout=20s")
     assert "local" in rows(kubectl("get", "pod", "stay", "-o", "wide"))[1]
+    assert "processes of this machine" in kubectl.refused("exec", "stay", "--", "ls")
     kubectl("delete", "pod", "stay", "--grace-period=0", "--force")
     assert kubectl.names("pods") == ["pod/once"]

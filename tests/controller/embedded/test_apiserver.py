@@ -139,6 +139,15 @@ async def test_spec_and_status_are_written_apart(api: Api) -> None:
     assert (main["spec"]["size"], main["status"]) == (9, {"ready": True})
 
 
+async def test_what_reaches_into_containers_is_refused_with_a_reason(api: Api) -> None:
+    """kubectl exec, attach and port-forward show what the server says."""
+    await api.ok("POST", PODS, pod())
+    for subresource in ("exec", "attach", "portforward"):
+        code, body = await api("POST", f"{PODS}/p/{subresource}")
+        assert (code, body["reason"]) == (501, "NotImplemented")
+        assert body["message"].startswith(f"pods/{subresource} is not served: a pod's containers are processes")
+
+
 async def test_a_pods_status_write_takes_annotations(api: Api) -> None:
     """A core Pod's status subresource also writes labels and annotations, but not spec."""
     await api.ok("POST", PODS, pod())
