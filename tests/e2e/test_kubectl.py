@@ -268,6 +268,7 @@ def test_diff(kubectl: Kubectl) -> None:
     assert "\n-  colour: blue\n+  colour: red\n" in result.stdout
     assert kubectl.json("get", "cm", "settings")["data"] == {"colour": "blue"}
     kubectl.apply(service("mine"))
+    kubectl("wait", "--for=condition=Ready", "ksvc/mine", "--timeout=20s")  # diff compares what holds still
     assert kubectl("diff", "-f", "-", stdin=manifest(service("mine"))) == "", "what admission added is no difference"
 
 
