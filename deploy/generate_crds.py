@@ -1,4 +1,4 @@
-"""Writes the CRD files beside it: `python deploy/crds/generate.py`.
+"""Writes the CRD files of deploy/crds: `python deploy/generate_crds.py`.
 
 Four of the six kinds embed the same pod specification, so the schemas are made from one description; a test compares
 the files with what this script gives. The rules it keeps:
@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 Schema = dict[str, Any]
-HERE = Path(__file__).parent
-HEADER = "# Made by generate.py in this directory; change it there.\n"
+CRDS = Path(__file__).parent / "crds"
+HEADER = "# Made by deploy/generate_crds.py; change it there.\n"
 
 
 # --- words of the schema language ---------------------------------------------------------------------------
@@ -709,4 +709,4 @@ def files() -> dict[str, str]:
 
 if __name__ == "__main__":
     for name, content in files().items():
-        (HERE / name).write_text(content)
+        (CRDS / name).write_text(content)
