@@ -272,7 +272,7 @@ def _parse_request_slowly(data: bytes, start: int) -> RequestHead | None:
     target, authority = _origin_form(method, target)
     lines = [_normalised(raw, BadRequest) for raw in section[:-2].split(b"\r\n")] if section else []
     if authority is not None:
-        _agree(lines, authority)
+        _agree(lines, authority, may_add=minor == b"0")
     head = RequestHead(method, target, minor == b"1", b"", end + 4)
     if len(lines) > MAX_FIELDS:
         raise HeadTooLarge(f"The request has more than {MAX_FIELDS} fields.")
@@ -308,14 +308,14 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return rest, match.group(1)
 
 
-def _agree(lines: list[bytes], authority: bytes) -> None:
+def _agree(lines: list[bytes], authority: bytes, *, may_add: bool) -> None:
     """Host must name what an absolute-form target names. An HTTP/1.0 request may leave it out; then we add it."""
     if not _HOST.fullmatch(authority):
         raise BadRequest("The request target's authority is not a host name.")
     hosts = [value for name, _, value in (line.partition(b": ") for line in lines) if name.lower() == b"host"]
     if any(host.lower() != authority.lower() for host in hosts):
         raise BadRequest("Host and the request target name different hosts.")
-    if not hosts:
+    if not hosts and may_add:
         lines.append(b"Host: " + authority)
 
 

@@ -124,6 +124,7 @@ REFUSED = {
     "Host with space": request(host=b"Host: a b"),
     "Host with letters for port": request(host=b"Host: a.b:http"),
     "empty Host": request(host=b"Host:"),
+    "a target with a host instead of Host": b"GET http://a.b/ HTTP/1.1\r\n\r\n",
     "Host disagrees with the target": request(line=b"GET http://c.d/ HTTP/1.1"),
     "userinfo in the target": request(line=b"GET http://u@a.b/ HTTP/1.1"),
     "other scheme": request(line=b"GET ftp://a.b/ HTTP/1.1"),
