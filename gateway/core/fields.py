@@ -37,32 +37,46 @@ def normalise_host(host: bytes) -> bytes:
 class Peer:
     """Who is at the other end of a downstream connection, ready to be written into heads."""
 
-    __slots__ = ("address", "proto", "simple")
+    __slots__ = ("_before_host", "_host", "_lines", "address", "proto")
 
     def __init__(self, address: bytes, proto: bytes) -> None:
         self.address = address
         self.proto = proto
-        # For a request that came straight from a client: all but the host is known when the connection is.
-        self.simple = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
+        self._before_host = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
             address,
             proto,
             _node(address),
             proto,
         )
+        self._host = b""
+        self._lines = self._told(b"")
+
+    def lines(self, host: bytes) -> bytes:
+        """What is said about a request for `host` that came straight from its client. Kept for the next request: a
+        connection's requests are nearly always for one host."""
+        if host != self._host:
+            self._lines = self._told(host)
+            self._host = host
+        return self._lines
+
+    def _told(self, host: bytes) -> bytes:
+        return b"%b%b\r\nx-forwarded-host: %b\r\n" % (self._before_host, _quoted(host), host)
 
 
 class Additions:
     """Fields that a rule and its split set on each request, prepared once.
 
-    `text` is complete lines, `names` the lower-case names whose lines from the client have to go.
+    `text` is complete lines, `names` the lower-case names whose lines from the client have to go; `replaces` says
+    whether any of them can get here at all.
     """
 
-    __slots__ = ("names", "text")
+    __slots__ = ("names", "replaces", "text")
 
     def __init__(self, *groups: Fields) -> None:
         # A split's fields come after its rule's and win over them (Knative: path, then split).
         merged = {name.lower(): value for group in groups for name, value in group}
         self.names = frozenset(name.encode() for name in merged)
+        self.replaces = not self.names <= _NEVER_FROM_CLIENT
         self.text = "".join(f"{name}: {value}\r\n" for name, value in merged.items()).encode("latin-1")
 
     def value(self, name: bytes) -> bytes | None:
@@ -84,26 +98,23 @@ def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Pee
     """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` b"" if the client's
     own stays."""
     fields = head.fields
-    if not additions.names <= _NEVER_FROM_CLIENT:
+    if additions.replaces:
         fields = without(fields, additions.names)
-    seen_host = head.host or b""
-    if head.others is None:
-        simple = (peer.simple, _quoted(seen_host), b"\r\nx-forwarded-host: ", seen_host, b"\r\n", additions.text)
-        parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, *simple]
-    else:
-        parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields]
-        parts += (*_forwarding(head.others, seen_host, peer), additions.text)
-        upgrade = head.upgrade
-        if upgrade is not None:
-            parts += (b"connection: upgrade\r\nupgrade: ", upgrade, b"\r\n")
-        elif b"expect" in head.others:
-            parts.append(b"expect: 100-continue\r\n")
+    about = peer.lines(head.host or b"") if head.others is None else _about(head, head.others, peer)
+    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, about, additions.text]
     if request_id:
         parts += (b"x-request-id: ", request_id, b"\r\n")
-    if head.chunked:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    parts.append(b"\r\n")
+    parts.append(b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n")
     return b"".join(parts)
+
+
+def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
+    """What is said about a request with fields of the rarer kind."""
+    text = b"".join(_forwarding(others, head.host or b"", peer))
+    upgrade = head.upgrade
+    if upgrade is not None:
+        return b"%bconnection: upgrade\r\nupgrade: %b\r\n" % (text, upgrade)
+    return text + b"expect: 100-continue\r\n" if b"expect" in others else text
 
 
 def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[bytes, ...]:
