@@ -65,11 +65,19 @@ class Window:
 
     def average(self, now: float) -> float:
         """The linear average at `now`."""
-        inside = self._inside(now)
-        if self._first is None or not inside:
+        if self._first is None:
             return 0.0
-        written = min(self._last - self._first + 1, len(inside))
-        return round(sum(inside) / written, _PRECISION)
+        size = len(self._buckets)
+        written = min(self._last - self._first + 1, size - max(0, floor(now) - self._last))
+        if written <= 0:
+            return 0.0
+        # What was never written holds zeros, so only the newest `written` buckets count: one or two pieces of the ring.
+        # An hour's window is asked every two seconds for each revision, and at a cold start.
+        end = self._last % size + 1
+        total = sum(self._buckets[max(0, end - written) : end])
+        if written > end:
+            total += sum(self._buckets[size - (written - end) :])
+        return round(total / written, _PRECISION)
 
     def weighted_average(self, now: float) -> float:
         """The weighted-exponential average at `now`."""

@@ -33,6 +33,7 @@ import orjson
 
 from controller.apis import kinds, labels, meta
 from controller.apis.meta import Key
+from controller.apis.references import label_reference
 from controller.embedded.podphase import host_ports
 from controller.reconcile.plan import Controller, Deletion, Event, Patch, Plan, owner_key
 
@@ -442,10 +443,10 @@ def reconcile_service(seen: ObservedService, _config: Config, _now: datetime) ->
 
 def _services_of_pod(pod: JsonObject, cache: Cache) -> Iterable[Key]:
     carried = meta.labels_of(pod).items()
-    for service in cache.list(kinds.CORE_SERVICE, meta.namespace_of(pod)):
-        selector = service["spec"].get("selector")
-        if selector and selector.items() <= carried:
-            yield meta.key_of(service)
+    for label in carried:
+        for service in cache.referring(kinds.CORE_SERVICE, meta.namespace_of(pod), label_reference(*label)):
+            if service["spec"]["selector"].items() <= carried:
+                yield meta.key_of(service)
 
 
 def _service_of_slice(piece: JsonObject, _cache: Cache) -> Iterable[Key]:

@@ -40,10 +40,11 @@ import orjson
 
 from controller.apis import labels as keys
 from controller.apis.meta import Key, key_of, labels_of
+from controller.apis.references import references
 from controller.kube.errors import Gone, KubeError, Unavailable, error_from_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
@@ -113,12 +114,13 @@ class LineSplitter:
 
 
 class KindCache:
-    """The known objects of one kind, indexed by namespace and by `INDEXED_LABELS`."""
+    """The known objects of one kind, indexed by namespace, by `INDEXED_LABELS` and by whom they refer to."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, JsonObject] = {}
         self._by_namespace: dict[str, set[Key]] = defaultdict(set)
         self._by_label: dict[tuple[str, str], set[Key]] = defaultdict(set)
+        self._by_reference: dict[str, set[Key]] = defaultdict(set)
         self._ahead: dict[Key, int] = {}  # versions of offered objects that the watch has not reached yet
         self.version = ""
         """Everything up to this resourceVersion has been seen; "" before the first list."""
@@ -144,6 +146,11 @@ class KindCache:
         found = sorted(smallest if namespace is None else (key for key in smallest if key.namespace == namespace))
         objects = [self._objects[key] for key in found]
         return [obj for obj in objects if wanted.items() <= labels_of(obj).items()] if wanted else objects
+
+    def referring(self, namespace: str, reference: str) -> list[JsonObject]:
+        """As `Cache.referring`."""
+        found = (key for key in self._by_reference.get(reference, ()) if key.namespace == namespace)
+        return [self._objects[key] for key in sorted(found)]
 
     def replace(self, items: Iterable[JsonObject], version: str) -> list[Change]:
         """A list taken at `version` becomes the content; answers offered since then stay. The changes, in any order."""
@@ -192,6 +199,8 @@ class KindCache:
             self._by_namespace[key.namespace].add(key)
             for index in _indexed(obj):
                 self._by_label[index].add(key)
+            for reference in references(obj):
+                self._by_reference[reference].add(key)
         if obj is None:
             return None if old is None else (old, None)
         unchanged = old is not None and resource_version(old) == resource_version(obj)
@@ -201,6 +210,8 @@ class KindCache:
         _discard(self._by_namespace, key.namespace, key)
         for index in _indexed(obj):
             _discard(self._by_label, index, key)
+        for reference in references(obj):
+            _discard(self._by_reference, reference, key)
 
 
 class Caches:
@@ -216,6 +227,9 @@ class Caches:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[JsonObject]:
         return self.kinds[kind].select(namespace, labels)
+
+    def referring(self, kind: Kind, namespace: str, reference: str) -> Sequence[JsonObject]:
+        return self.kinds[kind].referring(namespace, reference)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ behind: the key is tried again. Reconciling is level-based: a plan never depends
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -76,6 +76,10 @@ class Cache(Protocol):
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[JsonObject]:
         """Objects of a kind, in one namespace if given, whose labels contain all of `labels`; sorted by key."""
+        ...
+
+    def referring(self, kind: Kind, namespace: str, reference: str) -> Sequence[JsonObject]:
+        """Objects of a kind and namespace with this reference (see `apis.references`); sorted by key."""
         ...
 
 

@@ -31,6 +31,7 @@ from controller.apis.meta import (
     namespace_of,
     uid_of,
 )
+from controller.apis.references import configuration_reference, revision_reference
 from controller.apis.route import (
     ALL_TRAFFIC_ASSIGNED,
     CERTIFICATE_PROVISIONED,
@@ -50,7 +51,7 @@ from controller.reconcile.status import NOT_OWNED, begin, finish
 from controller.reconcile.traffic import Assignment, BadTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from controller.apis.conditions import Conditions
@@ -303,29 +304,21 @@ def _created(obj: JsonObject) -> Event:
 
 
 def routes_of_configuration(obj: JsonObject, cache: Cache) -> Iterable[Key]:
-    """The Routes that target a Configuration. Looks through the namespace's Routes: a Route may have been waiting for
-    an object that did not exist, which no label could have recorded."""
-    name = name_of(obj)
-    return _routes_where(namespace_of(obj), cache, lambda target: target.get("configurationName") == name)
+    """The Routes that target a Configuration."""
+    return _routes(obj, cache, configuration_reference(name_of(obj)))
 
 
 def routes_of_revision(obj: JsonObject, cache: Cache) -> Iterable[Key]:
     """The Routes that target a Revision, by name or through its Configuration."""
-    name, configuration = name_of(obj), labels_of(obj).get(labels.CONFIGURATION, "")
-
-    def concerns(target: JsonObject) -> bool:
-        by_configuration = configuration and target.get("configurationName") == configuration
-        return bool(by_configuration) or target.get("revisionName") == name
-
-    return _routes_where(namespace_of(obj), cache, concerns)
+    configuration = labels_of(obj).get(labels.CONFIGURATION, "")
+    return {
+        *_routes(obj, cache, revision_reference(name_of(obj))),
+        *_routes(obj, cache, configuration_reference(configuration)),
+    }
 
 
-def _routes_where(namespace: str, cache: Cache, concerns: Callable[[JsonObject], bool]) -> Iterable[Key]:
-    return [
-        key_of(route)
-        for route in cache.list(kinds.ROUTE, namespace)
-        if any(concerns(target) for target in route["spec"].get("traffic") or ())
-    ]
+def _routes(target: JsonObject, cache: Cache, reference: str) -> Iterable[Key]:
+    return [key_of(route) for route in cache.referring(kinds.ROUTE, namespace_of(target), reference)]
 
 
 _owned = owner_key(kinds.ROUTE)

@@ -412,8 +412,8 @@ def test_a_pod_concerns_the_services_that_select_it():
         def get(self, kind, key):
             return None
 
-        def list(self, kind, namespace=None, labels=None):
-            other = service(selector={"app": "y"})
-            return [service(), other, service(selector=None)] if kind == kinds.CORE_SERVICE else []
+        def referring(self, kind, namespace, reference):
+            other = service(selector={"app": "x", "tier": "other"})
+            return [service(), other] if kind == kinds.CORE_SERVICE and reference == "label app=x" else []
 
     assert list(workloads.SERVICES.watches[kinds.POD](backend("a"), Cache())) == [meta.Key("n", "s")]

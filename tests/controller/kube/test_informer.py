@@ -78,6 +78,26 @@ def test_a_list_selects_by_namespace_and_labels_and_is_sorted():
     assert found("nowhere") == []
 
 
+def test_objects_are_found_by_whom_they_refer_to():
+    """In one namespace and sorted; what no longer refers is not found."""
+    cache = Caches([kinds.CORE_SERVICE])
+    services = cache.kinds[kinds.CORE_SERVICE]
+
+    def service(name, version, namespace="ns", **selector):
+        found = {**obj(name, version, namespace), "apiVersion": "v1", "kind": "Service"}
+        return {**found, "spec": {"selector": selector}}
+
+    services.replace([service("b", 1, app="x"), service("a", 1, app="x"), service("c", 1, "other", app="x")], "1")
+
+    def found(reference):
+        return [str(key_of(o)) for o in cache.referring(kinds.CORE_SERVICE, "ns", reference)]
+
+    assert found("label app=x") == ["ns/a", "ns/b"]
+    services.observe("MODIFIED", service("a", 2, app="y"))
+    services.observe("DELETED", service("b", 3, app="x"))
+    assert (found("label app=x"), found("label app=y")) == ([], ["ns/a"])
+
+
 def test_an_object_leaves_the_index_of_a_label_it_lost():
     """Indexes follow changes and deletions."""
     cache = KindCache()

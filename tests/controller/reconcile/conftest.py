@@ -12,13 +12,14 @@ import pytest
 
 from controller.apis import kinds
 from controller.apis.meta import JsonObject, Key, generation_of, is_deleting, key_of, labels_of
+from controller.apis.references import references
 from controller.config.domain import Domain, DomainConfig
 from controller.config.store import Config
 from controller.reconcile import configuration, labeler, revision, route, service
 from controller.reconcile.plan import Event, Patch, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from controller.apis.kinds import Kind
     from controller.reconcile.plan import Controller
@@ -62,6 +63,9 @@ class World:
             and namespace in (None, key.namespace)
             and all(labels_of(obj).get(name) == value for name, value in (labels or {}).items())
         ]
+
+    def referring(self, kind: Kind, namespace: str, reference: str) -> Sequence[JsonObject]:
+        return [obj for obj in self.list(kind, namespace) if reference in references(obj)]
 
     # -- the API server
 
