@@ -366,6 +366,13 @@ class Exchange:
             self._deadlines.response_started()
         self._downstream.respond(head, has_body=has_body, hold=hold)
 
+    def response_whole(self, head: ResponseHead, content: bytes, *, reusable: bool) -> None:
+        """The usual small response: all of it in one piece."""
+        self._status = head.status
+        self._sent = len(content)
+        self._end(reusable=reusable and self._request_ended)
+        self._downstream.respond_whole(head, content)
+
     def response_body(self, data: bytes) -> None:
         self._sent += len(data)
         self._downstream.write(data)

@@ -785,10 +785,11 @@ def response_body(head: ResponseHead, method: bytes) -> BodyReader | None:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def serialise_response(head: ResponseHead, framing: bytes) -> bytes:
-    """The bytes of a response head; `framing` is the framing and connection fields as complete lines."""
+def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"") -> bytes:
+    """The bytes of a response head; `framing` is the framing and connection fields as complete lines, `content` what
+    leaves with the head."""
     line = head.line or b"HTTP/1.1 %d %b" % (head.status, head.reason)
-    return b"".join((line, head.fields, framing, b"\r\n"))
+    return b"".join((line, head.fields, framing, b"\r\n", content))
 
 
 def serialise_chunk(data: bytes) -> bytes:

@@ -8,8 +8,8 @@ other side of a tunnel, or the remains of a request that was answered before it 
 while, so that the client gets to read the answer instead of a reset; RFC 9112 section 9.6).
 
 It knows no policy: `begin`, handed to it, makes the exchange of a request, which answers through `respond`, `write`,
-`finish`, `reply`, `reset` and `switch`. An HTTP/2 stream can offer the same six. A head is held back until the first
-piece of the body, so that both leave in one write.
+`finish`, `respond_whole`, `reply`, `reset` and `switch`. An HTTP/2 stream can offer the same seven. A head is held back
+until the first piece of the body, so that both leave in one write.
 
 End of file counts as "the client left", as in nginx and Go: a proxy cannot tell a closed client from a half-closed one,
 and the former must free its place at once. In a tunnel half-close is passed on.
@@ -146,11 +146,13 @@ class Downstream(asyncio.Protocol):
         "_timer_at",
         "_transport",
         "_write_paused",
+        "cluster_local",
         "peer",
     )
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self.cluster_local = listener.cluster_local
         self._phase: Phase = _HEAD
         self._buffer = b""
         self._held = b""
@@ -169,10 +171,6 @@ class Downstream(asyncio.Protocol):
         self._timer_at = inf
         self._linger_left = MAX_LINGER
 
-    @property
-    def cluster_local(self) -> bool:
-        return self._listener.cluster_local
-
     # --- from the client ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -186,7 +184,7 @@ class Downstream(asyncio.Protocol):
             listener.traffic.refused_connections += 1
             self._refuse(Overloaded(f"This gateway has all the {listener.limit} connections it may have."))
             return
-        self._set_deadline(listener.loop.time() + IDLE_TIMEOUT)
+        self.set_deadline(listener.loop.time() + IDLE_TIMEOUT)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -263,7 +261,7 @@ class Downstream(asyncio.Protocol):
 
     def _await_head(self, data: bytes) -> None:
         if not self._buffer and self._deadline > self._listener.loop.time() + HEAD_TIMEOUT:
-            self._set_deadline(self._listener.loop.time() + HEAD_TIMEOUT)
+            self.set_deadline(self._listener.loop.time() + HEAD_TIMEOUT)
         self._buffer = data
 
     def _start(self, head: RequestHead) -> None:
@@ -346,6 +344,18 @@ class Downstream(asyncio.Protocol):
         else:
             self._transport.write(serialise_response(head, framing))
 
+    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
+        """Send a response of known length and finish."""
+        if self._body is not None:
+            self._keep = False
+        self._chunked = False
+        if self._keep and self._persistent:
+            framing = b""
+        else:
+            framing = b"connection: keep-alive\r\n" if self._keep else b"connection: close\r\n"
+        self._transport.write(serialise_response(head, framing, content))
+        self._finished()
+
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""
         if self._persistent:
@@ -368,6 +378,9 @@ class Downstream(asyncio.Protocol):
         elif self._held:
             self._transport.write(self._held)
             self._held = b""
+        self._finished()
+
+    def _finished(self) -> None:
         self._exchange = None
         if not self._keep:
             self._close_gently()
@@ -375,7 +388,7 @@ class Downstream(asyncio.Protocol):
         self._phase = _HEAD
         deadline = self._deadline = self._listener.loop.time() + IDLE_TIMEOUT
         if deadline < self._timer_at:
-            self._set_deadline(deadline)
+            self.set_deadline(deadline)
         if self._buffer or not self._reading:
             self._next()
 
@@ -436,10 +449,6 @@ class Downstream(asyncio.Protocol):
         if self._phase is _HEAD and not self._buffer:
             self._transport.close()
 
-    def set_deadline(self, when: float) -> None:
-        """Have the exchange's `on_deadline` called at `when`."""
-        self._set_deadline(when)
-
     def _refuse(self, error: GatewayError) -> None:
         """Answer a request that never became an exchange, and close."""
         self._keep = False
@@ -461,11 +470,12 @@ class Downstream(asyncio.Protocol):
         self.resume()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-        self._set_deadline(self._listener.loop.time() + LINGER_TIMEOUT)
+        self.set_deadline(self._listener.loop.time() + LINGER_TIMEOUT)
 
     # --- the timer ----------------------------------------------------------------------------------------------------
 
-    def _set_deadline(self, when: float) -> None:
+    def set_deadline(self, when: float) -> None:
+        """Have the exchange's `on_deadline` called at `when`."""
         self._deadline = when
         if when < self._timer_at:
             if self._timer is not None:
@@ -478,12 +488,12 @@ class Downstream(asyncio.Protocol):
         self._timer_at = inf
         now = self._listener.loop.time()
         if now < self._deadline:
-            self._set_deadline(self._deadline)
+            self.set_deadline(self._deadline)
         elif self._exchange is not None:
             # uvloop counts whole milliseconds, so a deadline may be met a little early; never spin on it.
             when = self._exchange.on_deadline(now)
             if when != inf:
-                self._set_deadline(max(when, now + 0.001))
+                self.set_deadline(max(when, now + 0.001))
         elif self._phase is _HEAD and self._buffer:
             self._refuse(HeadTimeout(f"The head of the request took longer than {HEAD_TIMEOUT:g} s."))
         elif self._phase is _LINGER:

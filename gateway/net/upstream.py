@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway.core.http1 import LengthReader, UntilCloseReader, parse_response, response_body
+from gateway.core.http1 import UntilCloseReader, parse_response, response_body
 from gateway.errors import ProtocolError, UpstreamProtocolError, UpstreamReset
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class ResponseSink(Protocol):
         """101: the bytes that follow belong to another protocol."""
 
     def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None: ...
+
+    def response_whole(self, head: ResponseHead, content: bytes, *, reusable: bool) -> None:
+        """Head, content and end at once, for a response that came in one piece."""
 
     def response_body(self, data: bytes) -> None: ...
 
@@ -120,7 +123,8 @@ class Upstream(asyncio.Protocol):
         """The exchange is over and the connection goes back to the pool."""
         self._sink = None
         self.is_reused = True
-        self.resume()  # the last client may have been slow
+        if not self._reading:  # the last client may have been slow
+            self.resume()
 
     def close(self) -> None:
         """The exchange is over and this connection with it."""
@@ -167,6 +171,12 @@ class Upstream(asyncio.Protocol):
 
     def _read_head(self, data: bytes, sink: ResponseSink) -> None:
         head = parse_response(data)
+        if head is not None and head.content_length == len(data) - head.end and self._has_content(head):
+            self._buffer = b""
+            self._interims = 0
+            reusable = head.keep_alive and not self._transport.is_closing()
+            sink.response_whole(head, data[head.end :], reusable=reusable)
+            return
         while head is not None and head.status < 200:
             data = data[head.end :]
             if head.status == 101:
@@ -191,14 +201,13 @@ class Upstream(asyncio.Protocol):
         if body is None:
             self._complete(rest)
             return
-        if type(body) is LengthReader and body.remaining == len(rest):  # the usual small response, all in one piece
-            sink.response_body(rest)
-            if self._sink is sink:
-                self._complete(b"")
-            return
         self._body = body
         if rest:
             self._feed(rest)
+
+    def _has_content(self, head: ResponseHead) -> bool:
+        """Whether a response with a Content-Length has that much content (RFC 9112 section 6.3, rule 1)."""
+        return head.status != 304 and self._method != b"HEAD"
 
     def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
         sink.response_switch(head)  # raises if nobody asked for it
