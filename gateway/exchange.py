@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from itertools import count
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
@@ -36,7 +37,7 @@ from gateway.errors import GatewayError, NoRevision, UpstreamConnectFailure, Ups
 from gateway.net.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway.activator.activator import Activator, Lease
     from gateway.contract import Revision, RevisionId, Snapshot, Update
@@ -68,14 +69,31 @@ class Load(Protocol):
 
 
 class Served:
-    """A revision and what this worker counts for it."""
+    """A revision and what this worker counts for it. `patience` is the time from dispatch to the first deadline."""
 
-    __slots__ = ("name", "revision", "traffic")
+    __slots__ = ("name", "patience", "revision", "traffic", "watches_idle")
 
     def __init__(self, revision: Revision, traffic: RevisionTraffic) -> None:
         self.revision = revision
         self.traffic = traffic
         self.name = str(revision.id).encode()
+        self.watches_idle = revision.idle_timeout is not None
+        self.patience = self.deadlines(0.0).next_deadline()
+
+    def deadlines(self, now: float) -> Deadlines:
+        """The clocks of a request that was dispatched at `now`."""
+        revision = self.revision
+        return Deadlines(now, revision.timeout, revision.response_start_timeout, revision.idle_timeout)
+
+
+def request_ids(random: Callable[[], float]) -> Iterator[bytes]:
+    """Identifiers of 32 hexadecimal digits, unique over workers and restarts: 64 bits drawn once, then a counter."""
+    prefix = b"%08x%08x" % (int(random() * 2**32), int(random() * 2**32))
+    endings = [b"%02x" % number for number in range(256)]
+    for block in count():
+        start = b"%b%014x" % (prefix, block)
+        for ending in endings:
+            yield start + ending
 
 
 class Exchanges:
@@ -103,9 +121,7 @@ class Exchanges:
         self.served: dict[RevisionId, Served] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
-        # Unique over workers and restarts; a counter, because drawing 128 bits for each request costs more.
-        self._request_prefix = b"%08x%08x" % (int(random() * 2**32), int(random() * 2**32))
-        self._requests = 0
+        self.request_ids = request_ids(random)
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the routes and revisions an update changed."""
@@ -143,11 +159,6 @@ class Exchanges:
             status, flag, peer = error.status, error.response_flag, downstream.peer.address
             self.access_log.add(now, 0.0, b"", b"", b"", status, 0, b"", None, flag, b"", b"", peer)
 
-    def next_request_id(self) -> bytes:
-        """32 hexadecimal digits that this worker never gives out again."""
-        self._requests += 1
-        return b"%b%016x" % (self._request_prefix, self._requests)
-
     def report_bug(self) -> None:
         """Inside an `except`: count and print what should not have happened."""
         self.traffic.unexpected_errors += 1
@@ -158,8 +169,8 @@ class Exchange:
     """One request and its response, between a downstream and an upstream connection."""
 
     __slots__ = (
-        "_deadlines",
-        "_dials",
+        "_active_at",
+        "_dispatched_at",
         "_downstream",
         "_early",
         "_early_size",
@@ -191,7 +202,7 @@ class Exchange:
         self._served: Served | None = None
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None
-        self._deadlines: Deadlines | None = None
+        self._dispatched_at = inf
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
         self._early: list[bytes] | None = None
@@ -208,7 +219,7 @@ class Exchange:
         """Route the request and send it if an endpoint is free. Raises GatewayError."""
         shared = self._shared
         head = self._head
-        self._request_id = b"" if head.request_id else shared.next_request_id()
+        self._request_id = b"" if head.request_id else next(shared.request_ids)
         rule = shared.routes.match(self._downstream.cluster_local, head)
         splits = rule.destinations
         destination = splits.only or splits.at(shared.random() * 100)
@@ -290,13 +301,12 @@ class Exchange:
 
     def _dispatch(self, upstream: Upstream) -> None:
         """The request has its connection: the clocks start, head and early content go out."""
-        assert self._served is not None
-        revision = self._served.revision
-        if self._deadlines is None:
-            self._deadlines = Deadlines(
-                self._shared.loop.time(), revision.timeout, revision.response_start_timeout, revision.idle_timeout
-            )
-            self._downstream.set_deadline(self._deadlines.next_deadline())
+        served = self._served
+        assert served is not None
+        if self._dispatched_at == inf:
+            now = self._shared.loop.time()
+            self._dispatched_at = self._active_at = now
+            self._downstream.set_deadline(now + served.patience)
         self._upstream = upstream
         upstream.send(self, self._head.method, self._wire_head)
         if self._early is not None:
@@ -314,8 +324,7 @@ class Exchange:
         if self._tunnel is not None or (upstream is not None and self._early is None):
             assert upstream is not None
             upstream.write(serialise_chunk(data) if self._head.chunked and not self._tunnel else data)
-            if self._deadlines is not None and self._deadlines.watches_idle:
-                self._deadlines.activity(self._shared.loop.time())
+            self._active()
             return
         if self._early is None:
             self._early = []
@@ -354,16 +363,12 @@ class Exchange:
             raise UpstreamProtocolError("The endpoint switched protocols though nobody asked it to.")
         self._responded = True
         self._status = head.status
-        if self._deadlines is not None:
-            self._deadlines.response_started()
         self._tunnel = Tunnel(self._downstream, self._upstream)
         self._downstream.switch(head)
 
     def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
         self._responded = True
         self._status = head.status
-        if self._deadlines is not None:
-            self._deadlines.response_started()
         self._downstream.respond(head, has_body=has_body, hold=hold)
 
     def response_whole(self, head: ResponseHead, content: bytes, *, reusable: bool) -> None:
@@ -376,8 +381,12 @@ class Exchange:
     def response_body(self, data: bytes) -> None:
         self._sent += len(data)
         self._downstream.write(data)
-        if self._deadlines is not None and self._deadlines.watches_idle:
-            self._deadlines.activity(self._shared.loop.time())
+        self._active()
+
+    def _active(self) -> None:
+        """A byte went one way or the other."""
+        if self._served is not None and self._served.watches_idle:
+            self._active_at = self._shared.loop.time()
 
     def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
         # The request must be complete too, or what follows on that connection would be taken for its content.
@@ -454,9 +463,13 @@ class Exchange:
         tunnel.close()
 
     def on_deadline(self, now: float) -> float:
-        deadlines = self._deadlines
-        if deadlines is None:
+        if self._served is None or self._dispatched_at == inf:
             return inf  # still waiting for an endpoint: the activator's time-out rules, and dispatch sets the clocks
+        # Made only here: nearly every request is over before its first deadline.
+        deadlines = self._served.deadlines(self._dispatched_at)
+        deadlines.activity(self._active_at)
+        if self._responded:
+            deadlines.response_started()
         error = deadlines.on_deadline(now)
         if error is None:
             return deadlines.next_deadline()

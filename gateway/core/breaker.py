@@ -79,7 +79,7 @@ class Breaker(Generic[T]):
     def release(self) -> list[T]:
         """Give a place back; returns the waiters that now have one."""
         self._in_flight -= 1
-        return self._admit()
+        return self._admit() if self._queue else []
 
     def resize(self, capacity: int) -> list[T]:
         """Change the number of places; returns the waiters that now have one."""

@@ -38,12 +38,9 @@ class _Entry:
         self.changed = now
         self.announced = 1  # of the next report's numbers, how much was sent at once
 
-    def advance(self, now: float) -> None:
+    def average(self, now: float) -> float:
         self.area += self.in_flight * (now - self.changed)
         self.changed = now
-
-    def average(self, now: float) -> float:
-        self.advance(now)
         elapsed = now - self.since
         return self.area / elapsed if elapsed > 0 else 0.0
 
@@ -65,18 +62,21 @@ class LoadMeter:
     def arrive(self, revision: RevisionId, now: float) -> bool:
         """A request came. True: the revision was idle, and (1, 1) is to be reported at once."""
         entry = self._entries.get(revision)
-        is_first = entry is None
         if entry is None:
             entry = self._entries[revision] = _Entry(now)
-        entry.advance(now)
+            entry.in_flight = entry.arrivals = 1
+            return True
+        entry.area += entry.in_flight * (now - entry.changed)
+        entry.changed = now
         entry.in_flight += 1
         entry.arrivals += 1
-        return is_first
+        return False
 
     def depart(self, revision: RevisionId, now: float) -> None:
         """A request that arrived has its answer, or its client left."""
         entry = self._entries[revision]
-        entry.advance(now)
+        entry.area += entry.in_flight * (now - entry.changed)
+        entry.changed = now
         entry.in_flight -= 1
 
     def report(self, now: float) -> tuple[Stat, ...]:

@@ -128,7 +128,8 @@ class Throttler(Generic[T]):
             self._breaker.resize(self._breaker.capacity - 1)
             if place.in_flight == 0:
                 self._leaving.pop(place.id, None)
-        return self._placed(self._breaker.release())
+        woken = self._breaker.release()
+        return self._placed(woken) if woken else []
 
     def update(self, endpoints: Iterable[Endpoint], container_concurrency: int) -> Woken[T]:
         """Replace the set of endpoints and the limit. One listed twice counts once; new ones start closed."""
@@ -180,7 +181,7 @@ class Throttler(Generic[T]):
     def _take(self, point: float) -> Place:
         places = self._open
         if self._limit == 0:
-            index = random_choice_2(places, point)
+            index = random_choice_2(places, point) if len(places) > 1 else 0
         elif self._limit <= FIRST_AVAILABLE_LIMIT:
             index = first_available(places, self._limit)
         else:

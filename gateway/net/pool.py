@@ -33,9 +33,10 @@ class Pool:
     def try_take(self, endpoint: Endpoint) -> Upstream | None:
         """An idle connection to `endpoint`, None if there is none."""
         key = (endpoint.host, endpoint.port)
-        upstream = self._plan.take(key)
-        while upstream is not None and upstream.is_closing:
-            upstream = self._plan.take(key)
+        take = self._plan.take
+        upstream = take(key)
+        while upstream is not None and upstream.is_closing():
+            upstream = take(key)
         return upstream
 
     async def dial(self, endpoint: Endpoint) -> Upstream:

@@ -77,6 +77,7 @@ class Upstream(asyncio.Protocol):
         "_trailers",
         "_transport",
         "_tunnel",
+        "is_closing",
         "is_reused",
         "key",
         "saw_response",
@@ -99,10 +100,6 @@ class Upstream(asyncio.Protocol):
         self.saw_response = False
 
     # --- from the exchange --------------------------------------------------------------------------------------------
-
-    @property
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
     def send(self, sink: ResponseSink, method: bytes, head: bytes) -> None:
         """Begin a request with its serialised head."""
@@ -151,6 +148,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
+        self.is_closing = self._transport.is_closing
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -174,7 +172,7 @@ class Upstream(asyncio.Protocol):
         if head is not None and head.content_length == len(data) - head.end and self._has_content(head):
             self._buffer = b""
             self._interims = 0
-            reusable = head.keep_alive and not self._transport.is_closing()
+            reusable = head.keep_alive and not self.is_closing()
             sink.response_whole(head, data[head.end :], reusable=reusable)
             return
         while head is not None and head.status < 200:
