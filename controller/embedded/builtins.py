@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
+import orjson
+
 from controller.apis import kinds
 from controller.embedded.workloads import NODE
 
@@ -49,6 +51,43 @@ def problems(kind: Kind, obj: JsonObject) -> list[str]:
     """What is wrong with a built-in object, in Kubernetes' wording, each message beginning with the field."""
     found = _CHECKS.get(kind)
     return found(obj) if found is not None else []
+
+
+def forbidden_changes(kind: Kind, old: JsonObject, new: JsonObject) -> list[str]:
+    """What an update changes that may not change, worded like `problems`. `old` and `new` have all their defaults."""
+    found = _FIXED.get(kind)
+    return found(old, new) if found is not None else []
+
+
+def _fixed_pod(old: JsonObject, new: JsonObject) -> list[str]:
+    # Kubernetes lets images change, and restarts their containers; a process has no image to change.
+    if old.get("spec") == new.get("spec"):
+        return []
+    return ["spec: Forbidden: a pod's spec can't be changed; change what made it, or delete it and create it again"]
+
+
+def _fixed_deployment(old: JsonObject, new: JsonObject) -> list[str]:
+    # The pods of the old selector would be nobody's.
+    selector = (new.get("spec") or {}).get("selector")
+    if (old.get("spec") or {}).get("selector") == selector:
+        return []
+    return [f"spec.selector: Invalid value: {orjson.dumps(selector).decode()}: field is immutable"]
+
+
+def _fixed_config_map(old: JsonObject, new: JsonObject) -> list[str]:
+    if not old.get("immutable"):
+        return []
+    changed = [
+        field for field in ("immutable", "data", "binaryData") if (old.get(field) or {}) != (new.get(field) or {})
+    ]
+    return [f"{field}: Forbidden: field is immutable when `immutable` is set" for field in changed]
+
+
+def _fixed_secret(old: JsonObject, new: JsonObject) -> list[str]:
+    found = _fixed_config_map(old, new)
+    if old.get("type") != new.get("type"):
+        found.append(f'type: Invalid value: "{new.get("type")}": field is immutable')
+    return found
 
 
 def _default_namespace(obj: JsonObject) -> None:
@@ -182,4 +221,10 @@ _CHECKS: dict[Kind, Callable[[JsonObject], list[str]]] = {
     kinds.CORE_SERVICE: _check_service,
     kinds.SECRET: _check_secret,
     kinds.EVENT: _check_event,
+}
+_FIXED: dict[Kind, Callable[[JsonObject, JsonObject], list[str]]] = {
+    kinds.POD: _fixed_pod,
+    kinds.DEPLOYMENT: _fixed_deployment,
+    kinds.CONFIG_MAP: _fixed_config_map,
+    kinds.SECRET: _fixed_secret,
 }

@@ -291,6 +291,7 @@ class Operations:
             self._check_schema(resource, new)
         else:
             new = self._admitted(resource, new, old.obj, options)
+            self._check_changes(resource, old, new, options)
             objects.count_generation(resource, old.obj, new)
         if objects.is_same(old.obj, new, managed_fields=applied):
             return Written(old, warnings=warnings)
@@ -332,6 +333,13 @@ class Operations:
         self._check_schema(resource, obj)
         self._admission.check(obj, old)
         return obj
+
+    def _check_changes(self, resource: Resource, old: Stored, new: JsonObject, options: WriteOptions) -> None:
+        if builtins.forbidden_changes(resource.kind, old.obj, new):
+            # The defaults of a version newer than the object are nobody's change.
+            before, _ = self._decoded(resource, orjson.loads(old.body), options)
+            if problems := builtins.forbidden_changes(resource.kind, before, new):
+                raise status.invalid(resource.kind, old.key.name, problems)
 
     def _check_schema(self, resource: Resource, obj: JsonObject) -> None:
         problems = objects.problems(resource, obj)

@@ -564,6 +564,18 @@ def test_patch(kubectl: Kubectl) -> None:
     assert "application/merge-patch+json" in refused, "it says which kinds of patch do work"
 
 
+def test_changes_that_can_not_be(kubectl: Kubectl) -> None:
+    """What may not change is refused with its field, and kubectl shows it: nothing is accepted in silence."""
+    kubectl.apply(config_map(immutable=True), deployment(replicas=0), pod("bare", "sleep 100"))
+    refused = kubectl.refused("patch", "cm", "settings", "--type=merge", "-p", '{"data":{"colour":"red"}}')
+    assert "data: Forbidden: field is immutable when `immutable` is set" in refused
+    moved = {"selector": {"matchLabels": {"app": "x"}}, "template": {"metadata": {"labels": {"app": "x"}}}}
+    refused = kubectl.refused("patch", "deploy", "web", "--type=merge", "-p", json.dumps({"spec": moved}))
+    assert "field is immutable" in refused
+    refused = kubectl.refused("set", "image", "pod/bare", "main=other")
+    assert "spec: Forbidden: a pod's spec can't be changed" in refused
+
+
 def test_label_and_annotate(kubectl: Kubectl) -> None:
     """Set, refuse to overwrite silently, overwrite, remove; of one object or of all that match."""
     kubectl.apply(config_map(), config_map("other", metadata={"labels": {"tier": "back"}}))

@@ -108,6 +108,65 @@ def test_any_body_is_stored_or_refused(operations: Operations, data: st.DataObje
         orjson.dumps(error.status())
 
 
+POD = SEEDS["", "v1", "pods"]
+OTHER_POD = {"spec": {"containers": [{"name": "c", "image": "y", "ports": [{"containerPort": 80}]}]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "change", "complaint"),
+    [
+        (("", "v1", "pods"), POD, {"spec": OTHER_POD["spec"]}, "spec: Forbidden: a pod's spec can't be changed"),
+        (("", "v1", "pods"), POD, {"metadata": {"labels": {"a": "b"}}}, ""),
+        (("", "v1", "configmaps"), {"data": {"a": "b"}}, {"data": {"a": "c"}, "immutable": True}, ""),
+        (("", "v1", "configmaps"), {"data": {"a": "b"}, "immutable": True}, {"data": {"a": "c"}}, "data: Forbidden"),
+        (("", "v1", "configmaps"), {"immutable": True}, {"immutable": False}, "immutable: Forbidden: field is immut"),
+        (("", "v1", "configmaps"), {"immutable": True}, {"metadata": {"labels": {"a": "b"}}}, ""),
+        (("", "v1", "secrets"), {"data": {"a": "Yg=="}, "immutable": True}, {"data": {}}, "data: Forbidden"),
+        (("", "v1", "secrets"), {"type": "Opaque"}, {"type": "other"}, 'type: Invalid value: "other": field is immut'),
+    ],
+)
+def test_what_may_not_change(operations: Operations, path: Any, before: Any, change: Any, complaint: str) -> None:
+    """A change that nothing would come of, or that was promised not to happen, is refused with its field."""
+    resource = operations.registry.by_path(*path)
+    assert resource is not None
+    made = operations.create(resource, "default", {**before, "metadata": {"generateName": "c"}}, OPTIONS).stored
+    body = {**orjson.loads(made.body), **change}
+    body["metadata"] = {**orjson.loads(made.body)["metadata"], **change.get("metadata", {})}
+    if not complaint:
+        operations.update(resource, made.key, body, OPTIONS)
+        return
+    with pytest.raises(ApiError) as refused:
+        operations.update(resource, made.key, body, OPTIONS)
+    assert refused.value.code == 422
+    assert complaint in str(refused.value)
+
+
+def test_a_deployments_selector_stays(operations: Operations) -> None:
+    """The pods of the old selector would be nobody's, so it can't move even together with the template's labels."""
+    resource = operations.registry.by_path("apps", "v1", "deployments")
+    assert resource is not None
+    seed = SEEDS["apps", "v1", "deployments"]
+    made = operations.create(resource, "default", {**seed, "metadata": {"generateName": "d"}}, OPTIONS).stored
+    body = orjson.loads(made.body)
+    body["spec"]["selector"] = {"matchLabels": {"a": "c"}}
+    body["spec"]["template"]["metadata"]["labels"] = {"a": "c"}
+    with pytest.raises(ApiError, match=r"spec\.selector: Invalid value: .* field is immutable"):
+        operations.update(resource, made.key, body, OPTIONS)
+
+
+def test_defaults_added_since_are_no_change(operations: Operations) -> None:
+    """An object stored by a version with fewer defaults can still be labelled."""
+    resource = operations.registry.by_path("", "v1", "pods")
+    assert resource is not None
+    made = operations.create(resource, "default", {**POD, "metadata": {"generateName": "p"}}, OPTIONS).stored
+    former = orjson.loads(made.body)
+    del former["spec"]["nodeName"]
+    operations.store.put(resource.id, made.key, former)
+    labels = {"metadata": {"labels": {"a": "b"}}}
+    operations.patch(resource, made.key, "application/merge-patch+json", labels, OPTIONS)
+    assert operations.get(resource, made.key).obj["metadata"]["labels"] == {"a": "b"}
+
+
 def test_events_expire_after_their_last_sight(operations: Operations) -> None:
     """Events older than the limit go, newer ones stay."""
     resource = operations.registry.by_id(EVENTS)
