@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.e2e.api import Api
     from tests.e2e.harness import Platform
 
-CLIENTS = {"current": ("ZEROGATE_KUBECTL", "kubectl"), "1.20": ("ZEROGATE_KUBECTL_120", "kubectl1.20")}
+CLIENTS = {"current": ("ZEROGATE_KUBECTL", "kubectl"), "1.20": ("ZEROGATE_KUBECTL_120", "kubectl-1.20")}
 CHATTER = "i=0; while true; do echo line $i; i=`expr $i + 1`; sleep 0.05; done"
 
 
