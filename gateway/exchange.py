@@ -157,7 +157,7 @@ class Exchanges:
         if self.access_log.enabled:
             now = perf_counter()
             status, flag, peer = error.status, error.response_flag, downstream.peer.address
-            self.access_log.add(now, 0.0, b"", b"", b"", status, 0, b"", None, flag, b"", b"", peer)
+            self.access_log.add(now, 0.0, b"", b"", b"", status, 0, b"", b"", flag, b"", b"", peer)
 
     def report_bug(self) -> None:
         """Inside an `except`: count and print what should not have happened."""
@@ -527,7 +527,7 @@ class Exchange:
                 self._status,
                 self._sent,
                 b"" if served is None else served.name,
-                None if lease is None else lease.endpoint,
+                b"" if lease is None else lease.address,
                 self._flag,
                 self._request_id or head.request_id,
                 head.user_agent,

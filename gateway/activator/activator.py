@@ -63,14 +63,16 @@ class _Unit:
 
 
 class Lease:
-    """The right to send one request to `endpoint`. To be released exactly when the request is over."""
+    """The right to send one request to `endpoint`. To be released exactly when the request is over. `address` is the
+    endpoint's for logs."""
 
-    __slots__ = ("_activator", "_place", "_unit", "endpoint")
+    __slots__ = ("_activator", "_place", "_unit", "address", "endpoint")
 
     def __init__(self, activator: Activator, unit: _Unit, place: Place) -> None:
         self._activator = activator
         self._unit: _Unit | None = unit
         self._place = place
+        self.address = place.address
         self.endpoint: Endpoint = place.endpoint
 
     def release(self) -> None:

@@ -44,12 +44,14 @@ class PlaceId(NamedTuple):
 
 
 class Place:
-    """One endpoint as seen by the throttler. `endpoint` is the newest description of it."""
+    """One endpoint as seen by the throttler. `endpoint` is the newest description of it, `address` is host:port for
+    logs."""
 
-    __slots__ = ("endpoint", "id", "in_flight", "is_open")
+    __slots__ = ("address", "endpoint", "id", "in_flight", "is_open")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
+        self.address = f"{endpoint.host}:{endpoint.port}".encode()
         self.endpoint = endpoint
         self.in_flight = 0
         self.is_open = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 if TYPE_CHECKING:
-    from gateway.contract import Endpoint
     from gateway.core.traffic import WorkerTraffic
 
 __all__ = ["AccessLog"]
@@ -73,13 +73,13 @@ class AccessLog:
         status: int,
         sent: int,
         revision: bytes,
-        endpoint: Endpoint | None,
+        endpoint: bytes,
         flag: str,
         request_id: bytes,
         user_agent: bytes,
         peer: bytes,
     ) -> None:
-        """Log a request; only where `enabled`. `started` is on perf_counter's clock; `endpoint` None: none took part.
+        """Log a request; only where `enabled`. `started` is on perf_counter's clock; `endpoint` b"": none took part.
 
         Methods, hosts, targets and Kubernetes' names have no character that JSON would escape (the codec refuses
         them); the two values of the client's free choice are escaped.
@@ -92,7 +92,6 @@ class AccessLog:
         second = int(when)
         if second != self._second:
             self._stamp(second)
-        name = b"" if endpoint is None else b"%b:%d" % (endpoint.host.encode(), endpoint.port)
         lines.append(
             _LINE
             % (
@@ -105,7 +104,7 @@ class AccessLog:
                 sent,
                 duration,
                 revision,
-                name,
+                endpoint,
                 flag.encode(),
                 _string(request_id),
                 _string(user_agent),
@@ -152,7 +151,13 @@ class AccessLog:
             self._timer = self._loop.call_later(FLUSH_INTERVAL, self._on_timer)
 
 
+# Printable ASCII that JSON does not escape. (Three times `in` took five times as long: bytes look for a number first.)
+_PLAIN = re.compile(rb"[ !#-\[\]-~]++")
+
+
 def _string(value: bytes) -> bytes:
-    if value.isascii() and b'"' not in value and b"\\" not in value and b"\t" not in value:
+    if not value:
+        return b'""'
+    if _PLAIN.fullmatch(value):
         return b'"%b"' % value
     return orjson.dumps(value.decode("latin-1"))
