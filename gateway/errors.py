@@ -20,6 +20,7 @@ __all__ = [
     "MethodRefused",
     "NoRevision",
     "NoRoute",
+    "NotReady",
     "Overloaded",
     "ProtocolError",
     "QueueFull",
@@ -108,6 +109,13 @@ class NoRoute(GatewayError):
 
     status = 404
     response_flag = "NR"
+
+
+class NotReady(GatewayError):
+    """No state has come from the controller yet, so nothing can be said about any host."""
+
+    status = 503
+    response_flag = "NC"
 
 
 class NoRevision(GatewayError):

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["Assignment", "Worker", "parse_assignment", "serialise_assignment"]
 
 _PR_SET_PDEATHSIG = 1
+FIRST_SNAPSHOT_WAIT = 3.0
+"""Seconds that a new worker keeps connections waiting for its first snapshot."""
 _DRAIN_POLL = 0.02
 
 _log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class Worker:
         self.external = self._listener(cluster_local=False)
         self.cluster_local = self._listener(cluster_local=True)
         self._draining = False
+        self._informed = asyncio.Event()
 
     def _listener(self, *, cluster_local: bool) -> Listener:
         return Listener(
@@ -130,18 +133,24 @@ class Worker:
         except ValueError as error:
             raise ContractError(str(error)) from error
         self.activator.apply(update, snapshot)
+        self._informed.set()
 
     async def run(self, stop: asyncio.Event, external: list[socket.socket], cluster_local: list[socket.socket]) -> None:
-        """Serve on the given sockets until `stop` is set, then drain."""
+        """Serve on the given sockets until `stop` is set, then drain.
+
+        Connections are accepted from the first snapshot on, so that a worker that was started in another's place does
+        not deny services that it has not heard of yet: they wait in the sockets' backlog. After FIRST_SNAPSHOT_WAIT
+        they are accepted all the same, and told (NotReady)."""
         loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(self.external.protocol, sock=sock, backlog=1024) for sock in external]
-        servers += [
-            await loop.create_server(self.cluster_local.protocol, sock=sock, backlog=1024) for sock in cluster_local
-        ]
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.feed.run(), name="feed"),
                 group.create_task(self.reporter.run(), name="reporter"),
+            ]
+            await self._first_snapshot(stop)
+            servers = [await loop.create_server(self.external.protocol, sock=sock, backlog=1024) for sock in external]
+            servers += [
+                await loop.create_server(self.cluster_local.protocol, sock=sock, backlog=1024) for sock in cluster_local
             ]
             await stop.wait()
             for server in servers:
@@ -152,6 +161,13 @@ class Worker:
         await self.activator.close()
         self.pool.close()
         self.access_log.close()
+
+    async def _first_snapshot(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(event.wait()) for event in (self._informed, stop)]
+        await asyncio.wait(waits, timeout=FIRST_SNAPSHOT_WAIT, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     async def _drain(self) -> None:
         self._draining = True

@@ -146,10 +146,11 @@ def _follow_route(
     if is_true and not _migrated(child, fields.get("latestReadyRevisionName", latest_ready)):
         message = "Traffic is not yet migrated to the latest revision."
         found = CONDITIONS.mark_unknown(found, ROUTES_READY, TRAFFIC_NOT_MIGRATED, message, now)
-    failure = conditions.get(found, CONFIGURATIONS_READY)
-    if failure is not None and failure.is_false:
-        # A Route of a Configuration that failed has nothing to send to. Ready tells the cause, not that consequence.
-        found = CONDITIONS.mark_false(found, CONFIGURATIONS_READY, failure.reason, failure.message, now)
+    cause = conditions.get(found, CONFIGURATIONS_READY)
+    if cause is not None and not cause.is_true:
+        # The Route of a Configuration that failed, or still waits, has nothing to send to. Ready tells the cause (an
+        # application that listens on no port, say), not that consequence.
+        found = CONDITIONS.mark(found, CONFIGURATIONS_READY, cause.status, cause.reason, cause.message, now)
     reported = {
         "url": child.url,
         "address": {"url": child.address_url} if child.address_url else None,

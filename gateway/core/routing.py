@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.fields import Additions, normalise_host
 from gateway.core.split import Weighted
-from gateway.errors import NoRoute
+from gateway.errors import NoRoute, NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,11 +79,13 @@ _Key = tuple[bool, str]
 
 
 class RouteTable:
-    """The rules of a snapshot. Start empty, then `update` with each change."""
+    """The rules of a snapshot. Start empty, then `update` with each change. Before the first, every host is NotReady:
+    an empty table that was never told anything must not deny a service that may well be there."""
 
-    __slots__ = ("_routes", "_sources", "_tables")
+    __slots__ = ("_known", "_routes", "_sources", "_tables")
 
     def __init__(self) -> None:
+        self._known = False
         self._tables: tuple[dict[bytes, _Host], dict[bytes, _Host]] = ({}, {})
         self._routes: dict[RouteId, tuple[RouteRule, ...]] = {}
         self._sources: dict[_Key, set[RouteId]] = {}
@@ -96,6 +98,7 @@ class RouteTable:
         """Set the rules of some routes, or drop them where None. Raises ValueError for splits that don't sum to 100."""
         for rules in changes.values():
             _check(rules or ())
+        self._known = True
         touched: set[_Key] = set()
         for route, rules in changes.items():
             for key in _keys(self._routes.pop(route, ())):
@@ -125,13 +128,15 @@ class RouteTable:
         )
 
     def match(self, cluster_local: bool, head: RequestHead) -> CompiledRule:
-        """The rule for a request on one of the two listeners. Raises NoRoute."""
+        """The rule for a request on one of the two listeners. Raises NoRoute, NotReady."""
         table = self._tables[cluster_local]
         name = head.host or b""
         host = table.get(name)  # most clients send just the key
         if host is None:
             host = table.get(normalise_host(name))
             if host is None:
+                if not self._known:
+                    raise NotReady("The gateway has not heard from its controller yet; ask again in a moment.")
                 raise NoRoute(f"No service answers to the host {name.decode('latin-1')!r} here.")
         if host.only is not None:
             return host.only

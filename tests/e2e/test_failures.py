@@ -46,13 +46,17 @@ def test_a_service_that_cannot_start_says_why(
 
 
 def test_an_application_that_never_listens(platform: Platform) -> None:
-    """Past the progress deadline the condition says so, and names the port that nothing listens on."""
+    """Within seconds Ready names the port that nothing listens on; past the progress deadline it is False."""
     service = platform.service(container={"command": ["sleep", "1000"]})
-    service["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] = "3s"
+    service["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"] = "10s"
     platform.apply(service)
-    failed = wait_for(
-        "Ready to be False", lambda: (c := condition(platform.get("ksvc", "hello"))).get("status") == "False" and c, 30
-    )
+
+    def ready() -> dict[str, Any]:
+        return condition(platform.get("ksvc", "hello"))
+
+    told = wait_for("Ready to name the port", lambda: (c := ready()) and "port" in c.get("message", "") and c, 8)
+    assert told["status"] == "Unknown"
+    failed = wait_for("Ready to be False", lambda: (c := ready()).get("status") == "False" and c, 30)
     assert "port" in failed["message"]
 
 

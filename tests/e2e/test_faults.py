@@ -96,6 +96,22 @@ def test_kill_of_the_gateway(platform: Platform) -> None:
     assert [pod["metadata"]["uid"] for pod in platform.get("pods")] == [pod["metadata"]["uid"] for pod in pods]
 
 
+def test_kill_of_a_gateway_worker(platform: Platform) -> None:
+    """A killed worker's successor serves from its first snapshot on: connections break, but nobody is told that the
+    service does not exist, and a request that comes in between is answered."""
+    platform.apply(platform.service())
+    platform.wait_ready("hello")
+    with Callers(platform) as callers:
+        for _ in range(3):
+            wait_for("traffic", lambda seen=callers.answered: callers.answered > seen + 50)
+            (worker,) = children(gateway_pid(platform))
+            os.kill(worker, signal.SIGKILL)
+        seen = callers.answered
+        wait_for("traffic to resume", lambda: callers.answered > seen + 50)
+    assert not [failure for failure in callers.failures if failure.startswith("<")], "an answer, and not 200"
+    assert len(callers.failures) <= 3 * 4, "one request in flight per caller"
+
+
 def test_kill_of_a_replica(platform: Platform) -> None:
     """A killed replica is started again, and only what it had in hand may fail."""
     platform.apply(platform.service())

@@ -377,7 +377,7 @@ def test_all_namespaces_in_pages(kubectl: Kubectl) -> None:
     assert table[0] == ["NAMESPACE", "NAME", "DATA", "AGE"]
     whole = [row[:2] for row in rows(kubectl("get", "cm", "-A", "--chunk-size=0"))[1:]]
     assert [row[:2] for row in table[1:]] == whole
-    assert {(kubectl.namespace, "one"), (kubectl.namespace, "two"), ("knative-serving", "config-gc")} < set(
+    assert {(kubectl.namespace, "one"), (kubectl.namespace, "two"), ("knative-serving", "config-network")} < set(
         map(tuple, whole)
     )
     assert result.stderr.count("limit=1") == len(whole)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.contract import RevisionId, RouteId, RouteRule, Split
 from gateway.core.http1 import RequestHead, parse_request
 from gateway.core.routing import RouteTable
-from gateway.errors import NoRoute
+from gateway.errors import NoRoute, NotReady
 
 
 def rule(name: str, host: str = "a.b", **kinds: object) -> RouteRule:
@@ -45,6 +45,16 @@ def test_an_unknown_host_is_named() -> None:
     """404, and the body says which host it was."""
     with pytest.raises(NoRoute, match=r"c\.d"):
         table(rule("x")).match(False, head("c.d"))
+
+
+def test_before_the_first_state_nothing_is_denied() -> None:
+    """A table that was never told anything says 503, not that a host does not exist; an empty state says 404."""
+    routes = RouteTable()
+    with pytest.raises(NotReady):
+        routes.match(False, head("a.b"))
+    routes.update({})
+    with pytest.raises(NoRoute):
+        routes.match(False, head("a.b"))
 
 
 def test_each_listener_has_its_own_rules() -> None:
