@@ -34,7 +34,6 @@ class AutoscalerConfig:
     panic_window_percentage: float = 10.0
     panic_threshold_percentage: float = 200.0
     stable_window: float = 60.0
-    activator_capacity: float = 100.0
     scale_to_zero_grace_period: float = 30.0
     scale_to_zero_pod_retention_period: float = 0.0
     scale_down_delay: float = 0.0
@@ -61,7 +60,6 @@ def parse(data: Mapping[str, str]) -> AutoscalerConfig:
         # Only the annotation's twin is bounded (110-1000); Knative leaves the operator's own default alone.
         panic_threshold_percentage=read.number("panic-threshold-percentage", 200.0, low=0.0, above=True),
         stable_window=read.duration("stable-window", 60.0, low=WINDOW_MIN, high=WINDOW_MAX, whole=True),
-        activator_capacity=read.number("activator-capacity", 100.0, low=1.0),
         scale_to_zero_grace_period=read.duration("scale-to-zero-grace-period", 30.0, low=0.001),
         scale_to_zero_pod_retention_period=read.duration("scale-to-zero-pod-retention-period", 0.0),
         scale_down_delay=read.duration("scale-down-delay", 0.0, whole=True),

@@ -1,6 +1,7 @@
 """config-deployment: how a revision becomes a Deployment.
 
-Knative's `queue-sidecar-*` keys are not read: there is no sidecar, its limits and statistics are the gateway's.
+Knative's `queue-sidecar-*` keys are not read: there is no sidecar, its limits and statistics are the gateway's. Nor
+are those about resolving tags: images are passed on as they are written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 NAME = "config-deployment"
 PREFER_SPREAD = "prefer-spread-revision-over-nodes"
-_NO_RESOLVING = "kind.local,ko.local,dev.local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,6 @@ class RuntimeClass:
 class DeploymentConfig:
     """Times in seconds."""
 
-    registries_skipping_tag_resolving: frozenset[str] = frozenset(_NO_RESOLVING.split(","))
-    digest_resolution_timeout: float = 10.0
     progress_deadline: float = 600.0
     spread_over_nodes: bool = True
     runtime_classes: tuple[RuntimeClass, ...] = ()
@@ -50,11 +48,8 @@ class DeploymentConfig:
 def parse(data: Mapping[str, str]) -> DeploymentConfig:
     """The map's values. Raises ConfigError."""
     read = Reader(NAME, data)
-    registries = read.text("registries-skipping-tag-resolving", _NO_RESOLVING).split(",")
     affinity = read.choice("default-affinity-type", PREFER_SPREAD, (PREFER_SPREAD, "none"))
     return DeploymentConfig(
-        registries_skipping_tag_resolving=frozenset(name.strip() for name in registries if name.strip()),
-        digest_resolution_timeout=read.duration("digest-resolution-timeout", 10.0, low=0.001),
         progress_deadline=read.duration("progress-deadline", 600.0, low=1.0, whole=True),
         spread_over_nodes=affinity == PREFER_SPREAD,
         runtime_classes=_runtime_classes(read),

@@ -3,6 +3,9 @@
 Each module beside this one parses one ConfigMap of the control plane's namespace into a frozen dataclass; `Config`
 is all of them together, handed to every reconcile. `update` makes the next value from one map; a bad map raises and
 the caller keeps the old value, so that a typo never takes a running system down.
+
+A key is parsed once something uses it. Knative's other keys (TLS, rollouts, garbage collection and so on) are ignored
+like any key nobody knows, so Knative's own ConfigMaps apply unchanged, and no key is here that does nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from controller.config import autoscaler, defaults, deployment, domain, features, gc, network
+from controller.config import autoscaler, defaults, deployment, domain, features, network
 from controller.config.autoscaler import AutoscalerConfig
 from controller.config.defaults import DefaultsConfig
 from controller.config.deployment import DeploymentConfig
 from controller.config.domain import DomainConfig
 from controller.config.features import FeaturesConfig
-from controller.config.gc import GcConfig
 from controller.config.network import NetworkConfig
 
 if TYPE_CHECKING:
@@ -36,11 +38,10 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     deployment: DeploymentConfig = field(default_factory=DeploymentConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
-    gc: GcConfig = field(default_factory=GcConfig)
 
 
 CONFIG_MAP_NAMES: tuple[str, ...] = tuple(
-    module.NAME for module in (autoscaler, defaults, domain, network, deployment, features, gc)
+    module.NAME for module in (autoscaler, defaults, domain, network, deployment, features)
 )
 
 
@@ -60,7 +61,5 @@ def update(config: Config, name: str, data: Mapping[str, str]) -> Config:
             return replace(config, deployment=deployment.parse(data))
         case features.NAME:
             return replace(config, features=features.parse(data))
-        case gc.NAME:
-            return replace(config, gc=gc.parse(data))
         case _:
             return config

@@ -13,7 +13,6 @@ from controller.apis.validation import example_checksum
 from controller.config.store import CONFIG_MAP_NAMES, NAMESPACE, Config, update
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "config"
-DEPRECATED = {"auto-tls", "internal-encryption"}
 
 
 class Asked(UserDict[str, str]):
@@ -41,16 +40,19 @@ def config_map(name: str) -> dict[str, Any]:
 
 
 def test_there_is_one_for_each() -> None:
+    """Each map that the code reads has its file, and no other map has one."""
     assert {path.stem for path in CONFIG.glob("*.yaml")} == set(CONFIG_MAP_NAMES)
 
 
 def test_place(name: str, config_map: dict[str, Any]) -> None:
+    """Each lies where the controllers look, under the name of its file."""
     meta = config_map["metadata"]
     assert (config_map["kind"], meta["name"], meta["namespace"]) == ("ConfigMap", name, NAMESPACE)
     assert meta["labels"]["app.kubernetes.io/part-of"] == "knative-serving"
 
 
 def test_as_delivered_it_changes_nothing(name: str, config_map: dict[str, Any]) -> None:
+    """Installing the files sets nothing: they document."""
     assert update(Config(), name, config_map["data"]) == Config()
 
 
@@ -66,7 +68,7 @@ def test_every_key_is_explained(name: str, config_map: dict[str, Any]) -> None:
     asked = Asked()
     update(Config(), name, asked)
     example = yaml.safe_load(config_map["data"]["_example"]) or {}
-    assert set(example) == asked.keys_seen - DEPRECATED
+    assert set(example) == asked.keys_seen
 
 
 def test_the_checksum_is_the_examples(config_map: dict[str, Any]) -> None:

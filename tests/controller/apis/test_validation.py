@@ -395,7 +395,7 @@ def test_config_maps() -> None:
 def test_the_example_of_a_config_map_is_not_to_be_edited() -> None:
     """Where the checksum is there: nothing would read what is typed into the example."""
     annotations = {"knative.dev/example-checksum": example_checksum("# a\nb: c\n")}
-    same = _config_map("config-gc", {"_example": "# a  \r\nb: c"}, annotations=annotations)
+    same = _config_map("config-features", {"_example": "# a  \r\nb: c"}, annotations=annotations)
     assert _texts(same) == []
-    edited = _config_map("config-gc", {"_example": "# a\nb: d\n"}, annotations=annotations)
+    edited = _config_map("config-features", {"_example": "# a\nb: d\n"}, annotations=annotations)
     assert _firsts(edited) == ["the example must not be edited: data._example"]

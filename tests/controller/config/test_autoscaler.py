@@ -6,6 +6,7 @@ from controller.config.autoscaler import AutoscalerConfig, parse
 
 
 def test_defaults_are_knatives() -> None:
+    """An empty map gives the numbers of Knative's own config-autoscaler."""
     config = parse({})
     assert config == AutoscalerConfig()
     assert (config.stable_window, config.max_scale_up_rate, config.target_burst_capacity) == (60.0, 1000.0, 211.0)
@@ -32,7 +33,6 @@ def test_every_key_is_read() -> None:
             "panic-window-percentage": "20",
             "panic-threshold-percentage": "150",
             "stable-window": "2m",
-            "activator-capacity": "200",
             "scale-to-zero-grace-period": "1m30s",
             "scale-to-zero-pod-retention-period": "500ms",
             "scale-down-delay": "1h",
@@ -55,7 +55,6 @@ def test_every_key_is_read() -> None:
         panic_window_percentage=20.0,
         panic_threshold_percentage=150.0,
         stable_window=120.0,
-        activator_capacity=200.0,
         scale_to_zero_grace_period=90.0,
         scale_to_zero_pod_retention_period=0.5,
         scale_down_delay=3600.0,
@@ -94,7 +93,6 @@ def test_target_percentage_may_be_a_fraction(value: str, percent: float) -> None
         ({"stable-window": "5s"}, "at least 6s and at most 1h0m0s"),
         ({"stable-window": "61m"}, "at most 1h0m0s"),
         ({"stable-window": "6.5s"}, "whole seconds"),
-        ({"activator-capacity": "0.9"}, "at least 1"),
         ({"scale-to-zero-grace-period": "0s"}, "a duration"),
         ({"scale-to-zero-pod-retention-period": "-1s"}, "a duration"),
         ({"scale-down-delay": "1500ms"}, "whole seconds"),

@@ -8,23 +8,21 @@ CLASSES = "plain: {}\nkata:\n  selector: {sandbox: 'yes'}\nb-kata:\n  selector: 
 
 
 def test_defaults_are_knatives() -> None:
-    """Without a sidecar its image and resources are no setting; the rest is Knative's."""
-    assert parse({"queue-sidecar-image": "ignored"}) == DeploymentConfig()
+    """Without a sidecar and a tag resolver their keys are no settings; the rest is Knative's."""
+    assert parse({"queue-sidecar-image": "ignored", "digest-resolution-timeout": "never"}) == DeploymentConfig()
 
 
 def test_every_key_is_read() -> None:
+    """Each key sets its field."""
     config = parse(
         {
-            "registries-skipping-tag-resolving": "a.local, b.local",
-            "digest-resolution-timeout": "5s",
             "progress-deadline": "2m",
             "default-affinity-type": "none",
             "runtime-class-name": CLASSES,
             "pod-is-always-schedulable": "true",
         }
     )
-    assert config.registries_skipping_tag_resolving == {"a.local", "b.local"}
-    assert (config.digest_resolution_timeout, config.progress_deadline) == (5.0, 120.0)
+    assert config.progress_deadline == 120.0
     assert config.spread_over_nodes is False
     assert config.pod_is_always_schedulable is True
 
@@ -36,6 +34,7 @@ def test_runtime_class(labels: dict[str, str], name: str) -> None:
 
 
 def test_no_runtime_class() -> None:
+    """Without the key a revision gets Kubernetes' own runtime class."""
     assert parse({}).runtime_class_for({}) is None
 
 
@@ -44,7 +43,6 @@ def test_no_runtime_class() -> None:
     [
         ({"progress-deadline": "0s"}, "at least 1s"),
         ({"progress-deadline": "1500ms"}, "whole seconds"),
-        ({"digest-resolution-timeout": "0s"}, "a duration"),
         ({"default-affinity-type": "spread"}, "one of prefer-spread-revision-over-nodes, none"),
         ({"runtime-class-name": "kata"}, "must be YAML"),
         ({"runtime-class-name": "kata: {selector: [a]}"}, "must be YAML"),

@@ -33,15 +33,18 @@ def test_every_gate(name: str) -> None:
     ],
 )
 def test_keys(name: str, key: str) -> None:
+    """A field about pods or containers has Knative's prefix in its key."""
     assert key_of(name) == key
 
 
 def test_secure_pod_defaults() -> None:
+    """The one key with three words of its own, in any case."""
     assert (
         parse({"secure-pod-defaults": "allowrootbounded"}).secure_pod_defaults is SecurePodDefaults.ALLOW_ROOT_BOUNDED
     )
 
 
 def test_other_words(refusal) -> None:
+    """A word that is none of the three is refused, and the three are named."""
     message = refusal(parse, {"multi-container": "on"})
     assert message == 'config-features: multi-container is "on", must be one of Enabled, Allowed, Disabled'
