@@ -1,9 +1,8 @@
 """Everything that can go wrong with one request, as the client sees it.
 
 A class knows the status of the local reply, the response flag for the access log and the metrics (Envoy's letters,
-which operators know), and whether another endpoint may be tried. The exception's text is the reply's body: one
-sentence that says why, for the person at the other end. `gateway.exchange` has the only `except GatewayError`: a local
-reply if no head went out, a reset otherwise.
+which operators know). The exception's text is the reply's body: one sentence that says why, for the person at the other
+end. `gateway.exchange` has the only `except GatewayError`: a local reply if no head went out, a reset otherwise.
 """
 
 from __future__ import annotations
@@ -36,11 +35,10 @@ __all__ = [
 
 
 class GatewayError(Exception):
-    """A request the gateway answers itself. `status` and `response_flag` as above; `retryable`: it never ran."""
+    """A request the gateway answers itself, with `status`; `response_flag` is for the access log and the metrics."""
 
     status: ClassVar[int] = 500
     response_flag: ClassVar[str] = "-"
-    retryable: ClassVar[bool] = False
 
 
 # --- the client's message ---------------------------------------------------------------------------------------------
@@ -123,7 +121,6 @@ class NoRevision(GatewayError):
 
     status = 503
     response_flag = "NC"
-    retryable = True
 
 
 class QueueFull(GatewayError):
@@ -148,7 +145,6 @@ class UpstreamConnectFailure(GatewayError):
 
     status = 503
     response_flag = "UF"
-    retryable = True
 
 
 class UpstreamReset(GatewayError):

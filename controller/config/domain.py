@@ -1,8 +1,8 @@
 """config-domain: which domain a Route's host names end in.
 
-Each key is a domain; its value is empty or YAML with a `selector` (labels, all of which a Route must have) and a
-`type`. The most specific match wins, ties go to the smallest domain; a domain without a selector is the default. With
-no default a Route that nothing selects is visible inside the cluster only.
+Each key is a domain; its value is empty or YAML with a `selector` (labels, all of which a Route must have). The most
+specific match wins, ties go to the smallest domain; a domain without a selector is the default. With no default a Route
+that nothing selects is visible inside the cluster only. Knative's `type` is about certificates and ignored.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ _LENGTH = 253
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """One entry. `wildcard` (type: wildcard) says that one certificate covers all of the domain."""
+    """One entry: `selector` are the labels and values that a Route must have, sorted; none selects every Route."""
 
     name: str
     selector: tuple[tuple[str, str], ...] = ()
-    wildcard: bool = False
 
     def selects(self, route_labels: Mapping[str, str]) -> bool:
         return all(route_labels.get(key) == value for key, value in self.selector)
@@ -64,14 +63,14 @@ def parse(data: Mapping[str, str]) -> DomainConfig:
 def _domain(read: Reader, key: str) -> Domain:
     if len(key) > _LENGTH or not _DOMAIN.fullmatch(key):
         raise ConfigError(f'{NAME}: "{key}" is not a domain name, must be one such as example.com in lower case')
-    wanted = 'empty, or YAML with "selector" (a map of labels) and "type" (empty or wildcard)'
+    wanted = 'empty, or YAML with "selector" (a map of labels)'
     try:
         value = yaml.safe_load(read.data[key]) or {}
     except yaml.YAMLError as error:
         raise read.error(key, wanted) from error
-    if not isinstance(value, dict) or value.get("type") not in (None, "", "wildcard"):
+    if not isinstance(value, dict):
         raise read.error(key, wanted)
     selector = value.get("selector") or {}
     if not isinstance(selector, dict) or not all(isinstance(v, str) for pair in selector.items() for v in pair):
         raise read.error(key, wanted)
-    return Domain(key, tuple(sorted(selector.items())), wildcard=value.get("type") == "wildcard")
+    return Domain(key, tuple(sorted(selector.items())))

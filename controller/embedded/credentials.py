@@ -61,10 +61,6 @@ class Credentials:
         context.load_cert_chain(self.certificate, self.key)
         return context
 
-    def client_context(self) -> ssl.SSLContext:
-        """Trusts our CA and nothing else."""
-        return ssl.create_default_context(cafile=str(self.ca))
-
     def write_kubeconfig(self, url: str) -> None:
         """Points `kubeconfig` at `url` (`https://127.0.0.1:6443`), with everything embedded."""
         config = {

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import shutil
+import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,7 @@ async def api(store: Store, shared_credentials: Credentials) -> AsyncIterator[Ap
     url = await server.start()
     session = aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {shared_credentials.token}"},
-        connector=aiohttp.TCPConnector(ssl=shared_credentials.client_context()),
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=shared_credentials.ca)),
         timeout=aiohttp.ClientTimeout(total=None, sock_read=20),
     )
     async with session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -65,7 +66,7 @@ async def gone(api: Api, path: str) -> None:
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Basic abc", "Bearer "])
 async def test_without_the_token_there_is_only_health(api: Api, authorization: str) -> None:
     """401 as a Status for everything but health and version."""
-    connector = aiohttp.TCPConnector(ssl=api.credentials.client_context())
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=api.credentials.ca))
     async with aiohttp.ClientSession(connector=connector, headers={"Authorization": authorization}) as session:
         async with session.get(api.url + "/api/v1/namespaces") as response:
             assert response.status == 401

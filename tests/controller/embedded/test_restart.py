@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ async def serving(store: Store, credentials: Credentials, crds: list[dict[str, A
     server = ApiServer(store, credentials, crds, NoRules(), NoLogs())
     url = await server.start()
     headers = {"Authorization": f"Bearer {credentials.token}"}
-    connector = aiohttp.TCPConnector(ssl=credentials.client_context())
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=credentials.ca))
     async with aiohttp.ClientSession(url, headers=headers, connector=connector) as session:
         yield session
     await server.stop()
@@ -119,7 +120,7 @@ async def test_stopping_ends_the_watches(tmp_path: Path, shared_credentials: Cre
     server = ApiServer(store, shared_credentials, [], NoRules(), NoLogs())
     url = await server.start()
     headers = {"Authorization": f"Bearer {shared_credentials.token}"}
-    connector = aiohttp.TCPConnector(ssl=shared_credentials.client_context())
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=shared_credentials.ca))
     async with aiohttp.ClientSession(url, headers=headers, connector=connector) as session:
         watching = await session.get(MAPS, params={"watch": "1"})
         await server.stop()
