@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from controller.apis import kinds
+from controller.apis.names import dns_1123_label
 from controller.embedded.workloads import NODE
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
+
+_LABEL_LENGTH = 63
+_LABEL_RULE = (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with"
+    " an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is"
+    " '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+)
 
 
 def default(kind: Kind, obj: JsonObject) -> None:
@@ -149,14 +157,25 @@ def _check_pod_spec(spec: JsonObject, path: str) -> list[str]:
     containers = spec.get("containers") or []
     if not containers:
         return [f"{path}.containers: Required value"]
-    found: list[str] = []
     seen: set[str] = set()
+    # One name for both kinds of container: it is what logs, probes and a container's folder go by.
+    return [
+        *_check_container_names(containers, f"{path}.containers", seen),
+        *_check_container_names(spec.get("initContainers") or [], f"{path}.initContainers", seen),
+    ]
+
+
+def _check_container_names(containers: list[JsonObject], path: str, seen: set[str]) -> list[str]:
+    found: list[str] = []
     for index, container in enumerate(containers):
         name = container.get("name")
         if not name:
-            found.append(f"{path}.containers[{index}].name: Required value")
+            found.append(f"{path}[{index}].name: Required value")
+        elif dns_1123_label(name):
+            why = _LABEL_RULE if len(name) <= _LABEL_LENGTH else f"must be no more than {_LABEL_LENGTH} characters"
+            found.append(f"{path}[{index}].name: Invalid value: {orjson.dumps(name).decode()}: {why}")
         elif name in seen:
-            found.append(f'{path}.containers[{index}].name: Duplicate value: "{name}"')
+            found.append(f'{path}[{index}].name: Duplicate value: "{name}"')
         seen.add(name or "")
     return found
 

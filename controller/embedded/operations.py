@@ -323,6 +323,9 @@ class Operations:
         try:
             builtins.default(resource.kind, obj)
         except ValueError as error:
+            # The schema, which is asked later, has better words for a field of a wrong type.
+            if resource.schema is not None and (problems := resource.schema.validate(obj)):
+                raise status.invalid(resource.kind, obj["metadata"].get("name") or "", problems) from None
             raise status.bad_request(str(error)) from None
         return obj, warnings if options.field_validation == "Warn" else ()
 

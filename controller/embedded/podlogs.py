@@ -2,6 +2,7 @@
 
 One life of a container is one log (see `logfile`), `<root>/<namespace>_<pod>_<uid>/<container>/<n>.log` with n its
 restart count, so that `--previous` is n - 1. Of the lives before, only the last is kept; folders go with the pod.
+Only folders of exactly such a name are ever removed, and no name leads out of `<root>`, whatever the API let through.
 
 A follower reads the same files and is woken by the writer. It holds its file open, so a rotation loses nothing unless
 it is three files behind.
@@ -10,7 +11,9 @@ it is three files behind.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import shutil
 from collections import deque
 from contextlib import suppress
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
 
 _CHUNK = 64 * 1024
+_POD_FOLDER = re.compile(r"[a-z0-9-]+_[a-z0-9.-]+_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+"""The name of a pod's folder; a group for its uid."""
 
 
 class PodLogs:
@@ -38,8 +43,9 @@ class PodLogs:
         self._writers: dict[Path, LogWriter] = {}
 
     def writer(self, pod: JsonObject, container: str, life: int) -> LogWriter:
-        """A new log for life number `life` of a container; of its former lives only the last is kept."""
-        folder = self._folder(pod) / container
+        """A new log for life number `life` of a container; of its former lives only the last is kept. Raises OSError,
+        also for a container's name that is no file name."""
+        folder = self._container_folder(pod, container)
         writer = LogWriter(folder / f"{life}.log")
         self._writers = {path: old for path, old in self._writers.items() if not old.closed}
         self._writers[writer.path] = writer
@@ -51,13 +57,15 @@ class PodLogs:
 
     def forget(self, pod: JsonObject) -> None:
         """Remove the pod's logs."""
-        shutil.rmtree(self._folder(pod), ignore_errors=True)
+        with suppress(OSError):
+            shutil.rmtree(self._folder(pod))
 
     def forget_all_but(self, uids: set[str]) -> None:
-        """Remove the logs of pods that are no more, e.g. deleted while nobody ran."""
+        """Remove the logs of pods that are no more, e.g. deleted while nobody ran; whatever else is there stays."""
         if self._root.is_dir():
             for folder in self._root.iterdir():
-                if folder.name.rpartition("_")[2] not in uids:
+                match = _POD_FOLDER.fullmatch(folder.name)
+                if match and match[1] not in uids:
                     shutil.rmtree(folder, ignore_errors=True)
 
     async def open(
@@ -81,10 +89,16 @@ class PodLogs:
 
     def _folder(self, pod: JsonObject) -> Path:
         # The uid tells pods apart; the name is for people, and a file's may not be longer than 255.
-        return self._root / f"{meta.namespace_of(pod)}_{meta.name_of(pod)[:100]}_{meta.uid_of(pod)}"
+        return _within(self._root, f"{meta.namespace_of(pod)}_{meta.name_of(pod)[:100]}_{meta.uid_of(pod)}")
+
+    def _container_folder(self, pod: JsonObject, container: str) -> Path:
+        return _within(self._folder(pod), container)
 
     def _log_of(self, pod: JsonObject, container: str, *, previous: bool) -> Path:
-        folder = self._folder(pod) / container
+        try:
+            folder = self._container_folder(pod, container)
+        except OSError as error:
+            raise LogError(f"container {container!r} can't have a log: {error}") from None
         lives = sorted(int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit())
         if previous:
             lives = lives[:-1]
@@ -111,6 +125,13 @@ class PodLogs:
                 if ended:
                     return
                 await writer.changed()
+
+
+def _within(folder: Path, name: str) -> Path:
+    """The entry `name` of the folder. The API checks names; an object from elsewhere may hold any. Raises OSError."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, "not a name that a file can have", name)
+    return folder / name
 
 
 class _Files:

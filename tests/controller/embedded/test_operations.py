@@ -167,6 +167,60 @@ def test_defaults_added_since_are_no_change(operations: Operations) -> None:
     assert operations.get(resource, made.key).obj["metadata"]["labels"] == {"a": "b"}
 
 
+LABEL_RULE = (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with"
+    " an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is"
+    " '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+)
+C = {"name": "c", "image": "x"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ({"containers": [{**C, "name": "../../x"}]}, f'containers[0].name: Invalid value: "../../x": {LABEL_RULE}'),
+        ({"containers": [{**C, "name": "A_b"}]}, f'containers[0].name: Invalid value: "A_b": {LABEL_RULE}'),
+        (
+            {"containers": [{**C, "name": "a" * 64}]},
+            f'containers[0].name: Invalid value: "{"a" * 64}": must be no more than 63 characters',
+        ),
+        ({"containers": [C], "initContainers": [C]}, 'initContainers[0].name: Duplicate value: "c"'),
+        ({"containers": [C], "initContainers": [{"image": "x"}]}, "initContainers[0].name: Required value"),
+        (
+            {"containers": [C], "initContainers": [{**C, "name": ".."}]},
+            f'initContainers[0].name: Invalid value: "..": {LABEL_RULE}',
+        ),
+        (
+            {"containers": "x"},
+            'containers: Invalid value: "string": {path}.containers in body must be of type array: "string"',
+        ),
+        (
+            {"containers": ["x"]},
+            'containers[0]: Invalid value: "string": {path}.containers[0] in body must be of type object: "string"',
+        ),
+    ],
+)
+def test_containers_have_labels_for_names(operations: Operations, spec: Any, complaint: str) -> None:
+    """A name becomes a folder of the container's log, so nothing but a DNS label is one; in a Deployment's template as
+    in a Pod, for init containers as for others. A wrong type is named by its field."""
+    pods = operations.registry.by_path("", "v1", "pods")
+    deployments = operations.registry.by_path("apps", "v1", "deployments")
+    assert pods is not None
+    assert deployments is not None
+    seed = SEEDS["apps", "v1", "deployments"]
+    template = {**seed["spec"]["template"], "spec": spec}
+    deployment = {**seed, "spec": {**seed["spec"], "template": template}}
+    for resource, body, path in (
+        (pods, {"spec": spec}, "spec"),
+        (deployments, deployment, "spec.template.spec"),
+    ):
+        named = orjson.loads(orjson.dumps({**body, "metadata": {"name": "named"}}))
+        with pytest.raises(ApiError) as refused:
+            operations.create(resource, "default", named, OPTIONS)
+        assert refused.value.code == 422
+        assert f"{path}.{complaint.replace('{path}', path)}" in str(refused.value)
+
+
 def test_events_expire_after_their_last_sight(operations: Operations) -> None:
     """Events older than the limit go, newer ones stay."""
     resource = operations.registry.by_id(EVENTS)

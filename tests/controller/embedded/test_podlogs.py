@@ -11,7 +11,8 @@ from controller.embedded.apiserver import LogError
 from controller.embedded.podlogs import PodLogs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-POD = {"metadata": {"name": "p", "namespace": "n", "uid": "u"}}
+UID = "6a5b1c0e-3f5f-4c0e-9a51-0d1f2a3b4c5d"
+POD = {"metadata": {"name": "p", "namespace": "n", "uid": UID}}
 
 
 @pytest.fixture
@@ -138,7 +139,38 @@ async def test_a_follower_that_leaves_is_forgotten(logs):
 
 def test_logs_of_pods_that_are_gone_are_removed(logs):
     filled(logs).close(NOW)
-    logs.forget_all_but({"u"})
-    assert [folder.name for folder in logs._root.iterdir()] == ["n_p_u"]
+    logs.forget_all_but({UID})
+    assert [folder.name for folder in logs._root.iterdir()] == [f"n_p_{UID}"]
     logs.forget_all_but(set())
     assert list(logs._root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["important", "n_p_u", f"n_p_{UID}.bak", f"My_Files_{UID}", "a_b", UID])
+def test_only_what_is_a_pods_folder_by_its_name_is_removed(logs, name):
+    """A folder of the user's own stays, with all that is in it."""
+    kept = logs._root / name / "file"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    logs.forget_all_but(set())
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../../outside", "..", ".", "", "a/b", "/etc", "a\0b"])
+async def test_no_containers_name_leads_out_of_the_pods_folder(logs, tmp_path, name):
+    """Should the API have let such a name through, its log is refused, for writing and for reading."""
+    with pytest.raises(OSError, match="not a name that a file can have"):
+        logs.writer(POD, name, 0)
+    with pytest.raises(LogError, match="not a name that a file can have"):
+        await logs.open(POD, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_no_pods_name_leads_out_of_the_logs(logs, tmp_path):
+    """The folder of a pod is an entry of the logs' folder, and so is what is removed with the pod."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    pod = {"metadata": {"name": "p", "namespace": "../kept/..", "uid": "/../../kept"}}
+    with pytest.raises(OSError, match="not a name that a file can have"):
+        logs.writer(pod, "c", 0)
+    logs.forget(pod)
+    assert kept.is_dir()
