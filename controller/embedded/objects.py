@@ -148,12 +148,26 @@ def is_same(old: JsonObject, new: JsonObject, *, managed_fields: bool) -> bool:
     return not managed_fields or _untimed(a.get("managedFields")) == _untimed(b.get("managedFields"))
 
 
-def problems(resource: Resource, obj: JsonObject) -> list[str]:
-    """What is wrong with a complete object: its metadata, then its kind's own rules or schema."""
-    found = [*_name_problems(resource.kind, obj["metadata"]["name"]), *_metadata_problems(obj["metadata"])]
-    shape = [] if resource.schema is None else resource.schema.validate(obj)
+def problems(resource: Resource, obj: JsonObject, known: JsonObject | None = None) -> list[str]:
+    """What is wrong with a complete object: its metadata, then its kind's own rules or schema. Parts that are those of
+    `known`, the stored object, have been found right before."""
+    found: list[str] = []
+    if known is None or not _same_metadata(known["metadata"], obj["metadata"]):
+        found += [*_name_problems(resource.kind, obj["metadata"]["name"]), *_metadata_problems(obj["metadata"])]
+    shape = [] if resource.schema is None else resource.schema.validate(obj, known)
+    if shape or (known is not None and is_status_write(known, obj)):
+        return found + shape
     # A built-in kind's own rules read fields whose types the schema has to have found right first.
-    return found + (shape or builtins.problems(resource.kind, obj))
+    return found + builtins.problems(resource.kind, obj)
+
+
+def _same_metadata(old: JsonObject, new: JsonObject) -> bool:
+    return all(old.get(field) == new.get(field) for field in ("name", "labels", "annotations", "ownerReferences"))
+
+
+def is_status_write(old: JsonObject, new: JsonObject) -> bool:
+    """Whether all of `new` but its metadata and status are the very parts of `old`."""
+    return all(each is old.get(field) for field, each in new.items() if field not in ("metadata", "status"))
 
 
 def begin_deletion(obj: JsonObject, *, now: datetime, grace: int, finalizers: list[str]) -> None:

@@ -286,9 +286,9 @@ class Operations:
                 new["metadata"]["managedFields"] = managed
         else:
             objects.prepare_update(resource, old.obj, new)
-        new, warnings = self._decoded(resource, new, options)
+        new, warnings = self._decoded(resource, new, options, old.obj)
         if subresource == "status":
-            self._check_schema(resource, new)
+            self._check_schema(resource, new, old.obj)
         else:
             new = self._admitted(resource, new, old.obj, options)
             self._check_changes(resource, old, new, options)
@@ -311,15 +311,18 @@ class Operations:
         return Written(self._stored(resource, old.key, new, options), warnings=warnings)
 
     def _decoded(
-        self, resource: Resource, obj: JsonObject, options: WriteOptions
+        self, resource: Resource, obj: JsonObject, options: WriteOptions, known: JsonObject | None = None
     ) -> tuple[JsonObject, tuple[str, ...]]:
+        """`known` is the stored object: what of it is in `obj` unchanged needs nothing done."""
         warnings: tuple[str, ...] = ()
         if resource.schema is not None:
-            obj, unknown = resource.schema.prune(obj)
+            obj, unknown = resource.schema.prune(obj, known)
             warnings = tuple(f'unknown field "{path}"' for path in unknown)
             if warnings and options.field_validation == "Strict":
                 raise status.bad_request("strict decoding error: " + ", ".join(warnings))
-            obj = resource.schema.default(obj)
+            obj = resource.schema.default(obj, known)
+        if known is not None and objects.is_status_write(known, obj):
+            return obj, warnings if options.field_validation == "Warn" else ()
         try:
             builtins.default(resource.kind, obj)
         except ValueError as error:
@@ -333,7 +336,7 @@ class Operations:
         self, resource: Resource, obj: JsonObject, old: JsonObject | None, options: WriteOptions
     ) -> JsonObject:
         obj = self._admission.mutate(obj, old, options.user)
-        self._check_schema(resource, obj)
+        self._check_schema(resource, obj, old)
         self._admission.check(obj, old)
         return obj
 
@@ -344,8 +347,8 @@ class Operations:
             if problems := builtins.forbidden_changes(resource.kind, before, new):
                 raise status.invalid(resource.kind, old.key.name, problems)
 
-    def _check_schema(self, resource: Resource, obj: JsonObject) -> None:
-        problems = objects.problems(resource, obj)
+    def _check_schema(self, resource: Resource, obj: JsonObject, known: JsonObject | None) -> None:
+        problems = objects.problems(resource, obj, known)
         if problems:
             raise status.invalid(resource.kind, obj["metadata"]["name"], problems)
 

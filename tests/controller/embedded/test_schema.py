@@ -4,7 +4,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import models
 
@@ -331,6 +331,23 @@ _values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
     max_leaves=10,
 )
+
+
+@given(_schemas, _values, _values)
+def test_what_is_known_may_be_passed_over(spec: JsonObject, value: Any, other: Any) -> None:
+    """An object made from a sound one gets the same treatment with and without it."""
+    compiled = schema(spec)
+    known = compiled.default(compiled.prune(obj(value))[0])
+    assume(not compiled.validate(known))
+    former = known.get("spec")
+    inner = {**former, "b": other} if isinstance(former, dict) else other
+    changed = {**known, "spec": inner}
+    assert compiled.prune(changed, known) == compiled.prune(changed)
+    pruned = compiled.prune(changed)[0]
+    assert compiled.default(pruned, known) == compiled.default(pruned)
+    filled = compiled.default(pruned)
+    assert compiled.validate(filled, known) == compiled.validate(filled)
+    assert compiled.validate(known, known) == []
 
 
 @given(_schemas, _values)
