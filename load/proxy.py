@@ -349,9 +349,8 @@ def run(rounds: int, seconds: int, proxy_core: int, other_core: int, only: list[
 
 def report(workload: str, rows: list[tuple[str, list[Result]]]) -> None:
     base = {name: median(one.cpu for one in results) for name, results in rows}.get("nginx")
-    print(
-        f"\n{workload}, {CONNECTIONS} connections, median of {len(rows[0][1])} rounds, load average {os.getloadavg()[0]:.1f}"
-    )
+    rounds, machine = len(rows[0][1]), os.getloadavg()[0]
+    print(f"\n{workload}, {CONNECTIONS} connections, median of {rounds} rounds, load average {machine:.1f}")
     print(f"{'peer':<10}{'req/s':>10}{'CPU µs':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU / nginx':>14}")
     for name, results in rows:
         rate, cpu, p50, p99 = (median(column) for column in zip(*results, strict=True))
