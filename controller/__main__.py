@@ -51,8 +51,8 @@ class ControllerOptions:
     kubeconfig: str | None = None
     in_cluster: bool = False
     namespace: str = store.NAMESPACE
-    feed_listen: tuple[str, int] = ("127.0.0.1", 8081)
-    admin_listen: tuple[str, int] = ("127.0.0.1", 9090)
+    feed_listen: tuple[str, int] = ("127.0.0.1", 9080)
+    admin_listen: tuple[str, int] = ("127.0.0.1", 9091)
 
 
 def run(options: ControllerOptions) -> int:

@@ -7,10 +7,11 @@ server's to judge.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import yaml
 
@@ -29,6 +30,8 @@ FIELD_MANAGER = "zerogate"
 
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in (*kinds.KNATIVE_KINDS, *kinds.BUILT_IN_KINDS)}
 _SUFFIXES = (".yaml", ".yml", ".json")
+_NODES = 500_000
+"""Values of one document with its aliases written out; a text within the limit below has fewer without any."""
 _LIMIT = 16 * 1024 * 1024
 """Bytes of one file; a Kubernetes object is limited to about 1.5 MB by etcd, so this is many objects."""
 
@@ -55,7 +58,7 @@ def read_manifests(paths: Iterable[str]) -> list[Manifest]:
 
 def _read(path: str) -> Iterator[Manifest]:
     if path == "-":
-        yield from parse_manifests(sys.stdin.buffer.read(_LIMIT), "standard input")
+        yield from parse_manifests(_limited(sys.stdin.buffer, "standard input"), "standard input")
         return
     place = Path(path)
     if place.is_dir():
@@ -71,32 +74,79 @@ def _read(path: str) -> Iterator[Manifest]:
 def _bytes_of(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            data = stream.read(_LIMIT + 1)
+            return _limited(stream, str(file))
     except OSError as error:
         raise ManifestError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def _limited(stream: BinaryIO, source: str) -> bytes:
+    data = stream.read(_LIMIT + 1)
     if len(data) > _LIMIT:
-        raise ManifestError(f"{file}: larger than {_LIMIT // 2**20} MiB")
+        raise ManifestError(f"{source}: larger than {_LIMIT // 2**20} MiB")
     return data
 
 
 def parse_manifests(data: bytes, source: str) -> Iterator[Manifest]:
     """The objects of one text; empty documents are passed over and a List is its items. Raises ManifestError."""
     documents = _documents(data, source)
+    if all(document is None for document in documents):
+        raise ManifestError(f"{source}: holds no object")
     for number, document in enumerate(documents, start=1):
         place = source if len(documents) == 1 else f"{source}, document {number}"
         if document is not None:
+            _check_values(document, place, "")
             yield from _objects(document, place)
 
 
 def _documents(data: bytes, source: str) -> list[object]:
     try:
-        return list(yaml.load_all(data, Loader=_Loader))
+        loader = _Loader(data)
+        documents = []
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and _size(node, {}) > _NODES:
+                raise ManifestError(f"{source}: its aliases make more than {_NODES} values of it")
+            documents.append(loader.construct_document(node))
+        return documents
+    except RecursionError as error:
+        raise ManifestError(f"{source}: nested too deeply, or an alias within itself") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ManifestError(f"{source}{where}: not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ManifestError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when its aliases are written out. An alias within itself recurses for ever."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        children = (
+            node.value if isinstance(node, yaml.SequenceNode) else [child for pair in node.value for child in pair]
+        )
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
+
+
+def _check_values(value: object, source: str, path: str) -> None:
+    """Raises ManifestError for a value that YAML has and JSON, which the API server speaks, has not."""
+    match value:
+        case dict():
+            for key, item in value.items():
+                _check_values(item, source, f"{path}.{key}" if path else str(key))
+        case list():
+            for index, item in enumerate(value):
+                _check_values(item, source, f"{path}[{index}]")
+        case str() | bool() | None:
+            pass
+        case int() if -(2**63) <= value < 2**64:
+            pass
+        case float() if math.isfinite(value):
+            pass
+        case _:
+            raise ManifestError(f"{source}: {path} is {value!r}, which JSON can't say; put text into quotes")
 
 
 class _Loader(yaml.SafeLoader):
@@ -133,6 +183,11 @@ def _objects(document: object, place: str) -> Iterator[Manifest]:
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
         raise ManifestError(f"{place}: {document['kind']} has no metadata.name")
+    for field in ("name", "generateName", "namespace"):
+        value = metadata.get(field, "")
+        # Kubernetes' rule for what stands in a path.
+        if not isinstance(value, str) or value in (".", "..") or "/" in value or "%" in value:
+            raise ManifestError(f"{place}: metadata.{field} is {value!r}, must be a name without / and %")
     yield Manifest(document, place)
 
 
@@ -156,6 +211,13 @@ def kind_of(manifest: Manifest) -> Kind:
         right = f"kind {kind} is {' or '.join(versions)}" if versions else f"there is no kind {kind} here"
         wrong = f"apiVersion {api_version}, kind {kind} is not served"
         raise ManifestError(f"{manifest.source}: {wrong}: {right}") from None
+
+
+def check_namespace(manifest: Manifest, namespace: str | None) -> None:
+    """Raises ManifestError if the manifest is for another namespace than the one asked for."""
+    own = manifest.obj["metadata"].get("namespace")
+    if namespace is not None and own is not None and own != namespace and kind_of(manifest).namespaced:
+        raise ManifestError(f"{manifest.source}: is for namespace {own}, not {namespace}: leave one of the two out")
 
 
 async def apply_manifest(kube: Kube, manifest: Manifest, namespace: str, *, force: bool = False) -> JsonObject:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -15,15 +15,19 @@ import yaml
 
 from controller.apis import kinds, labels
 from controller.apis.meta import JsonObject, Key, key_of, name_of
+from controller.cli.mistake import Mistake
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError, NotFound
-from controller.manifests import ManifestError, apply_manifest, kind_of, read_manifests
+from controller.manifests import ManifestError, apply_manifest, check_namespace, kind_of, read_manifests
 from controller.paths import default_data_dir, kubeconfig_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from controller.apis.kinds import Kind
+
+DEFAULT = "default"
+"""The namespace where none is written."""
 
 _NAMES: dict[str, Kind] = {
     "ksvc": kinds.SERVICE,
@@ -54,13 +58,6 @@ for _kind in (*kinds.KNATIVE_KINDS, *kinds.BUILT_IN_KINDS):
     _NAMES.setdefault(_kind.plural, _kind)
 
 
-class Target(NamedTuple):
-    """Which server, and which namespace where none is written."""
-
-    kubeconfig: Path
-    namespace: str
-
-
 def _with_server(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """A command that talks to the API server: adds --kubeconfig and --namespace, hands over a client, words errors."""
 
@@ -71,36 +68,34 @@ def _with_server(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         show_envvar=True,
         help="How to reach the API server.  [default: what `zerogate up` wrote to its data directory]",
     )
-    @click.option("-n", "--namespace", default="default", show_default=True, help="For objects that name none.")
+    @click.option("-n", "--namespace", show_default="default", help="Where to look, and for files that name none.")
     @functools.wraps(command)
-    def run(kubeconfig: Path | None, namespace: str, **arguments: Any) -> None:
-        target = Target(kubeconfig or kubeconfig_path(default_data_dir()), namespace)
-        if not target.kubeconfig.exists():
-            raise click.UsageError(
-                f"{target.kubeconfig} is not there: start `zerogate up`, or name a kubeconfig with --kubeconfig"
-            )
-        uvloop.run(_session(command, target, arguments))
+    def run(kubeconfig: Path | None, namespace: str | None, **arguments: Any) -> None:
+        path = kubeconfig or kubeconfig_path(default_data_dir())
+        if not path.exists():
+            raise Mistake(f"{path} is not there: start `zerogate up`, or name a kubeconfig with --kubeconfig")
+        uvloop.run(_session(command, path, {"namespace": namespace, **arguments}))
 
     return run
 
 
-async def _session(command: Callable[..., Coroutine[Any, Any, None]], target: Target, arguments: Any) -> None:
+async def _session(command: Callable[..., Coroutine[Any, Any, None]], kubeconfig: Path, arguments: Any) -> None:
     try:
-        async with await KubeClient.from_kubeconfig(str(target.kubeconfig)) as kube:
-            await command(kube, target.namespace, **arguments)
+        async with await KubeClient.from_kubeconfig(str(kubeconfig)) as kube:
+            await command(kube, **arguments)
     except KubeError as error:
         raise click.ClickException(str(error)) from error
     except ManifestError as error:
-        raise click.UsageError(str(error)) from error
+        raise Mistake(str(error)) from error
 
 
 def kind_named(name: str) -> Kind:
-    """The kind that a person calls `name`. Raises click.UsageError that lists what there is."""
+    """The kind that a person calls `name`. Raises Mistake that lists what there is."""
     try:
         return _NAMES[name.lower()]
     except KeyError:
         known = ", ".join(sorted(_NAMES))
-        raise click.UsageError(f"{name!r} is not a kind of object here; there are: {known}") from None
+        raise Mistake(f"{name!r} is not a kind of object here; there are: {known}") from None
 
 
 _files = click.option(
@@ -118,15 +113,15 @@ _files = click.option(
 @_files
 @click.option("--force-conflicts", is_flag=True, help="Take over fields that somebody else has set.")
 @_with_server
-async def apply(kube: KubeClient, namespace: str, filenames: tuple[str, ...], force_conflicts: bool) -> None:
+async def apply(kube: KubeClient, namespace: str | None, filenames: tuple[str, ...], force_conflicts: bool) -> None:
     """Create or change the objects of FILE."""
     manifests = read_manifests(filenames)
     for manifest in manifests:
-        kind_of(manifest)
+        check_namespace(manifest, namespace)
     failed = False
     for manifest in manifests:
         try:
-            obj = await apply_manifest(kube, manifest, namespace, force=force_conflicts)
+            obj = await apply_manifest(kube, manifest, namespace or DEFAULT, force=force_conflicts)
         except KubeError as error:
             failed = True
             click.echo(f"{manifest.source}: {error}", err=True)
@@ -151,11 +146,17 @@ async def apply(kube: KubeClient, namespace: str, filenames: tuple[str, ...], fo
 )
 @_with_server
 async def get(
-    kube: KubeClient, namespace: str, kind: str, name: str | None, all_namespaces: bool, selector: str, output: str
+    kube: KubeClient,
+    namespace: str | None,
+    kind: str,
+    name: str | None,
+    all_namespaces: bool,
+    selector: str,
+    output: str,
 ) -> None:
     """Print objects of KIND (ksvc, route, cfg, rev, kpa, pod, deploy, svc, cm, events …), or the one called NAME."""
     served = kind_named(kind)
-    place = "" if all_namespaces or not served.namespaced else namespace
+    place = "" if all_namespaces or not served.namespaced else namespace or DEFAULT
     if output in ("table", "wide"):
         table = await kube.table(served, Key(place, name or ""), label_selector=selector)
         _print_table(table, wide=output == "wide", with_namespace=all_namespaces and served.namespaced)
@@ -181,18 +182,26 @@ async def get(
 @click.option("--tail", type=click.IntRange(0), help="Only the last N lines of each pod.")
 @click.option("-p", "--previous", is_flag=True, help="Of the container's last life.")
 @_with_server
-async def logs(kube: KubeClient, namespace: str, name: str, follow: bool, tail: int | None, previous: bool) -> None:
+async def logs(
+    kube: KubeClient, namespace: str | None, name: str, follow: bool, tail: int | None, previous: bool
+) -> None:
     """Print what the pods of Service NAME (or the pod NAME) wrote."""
-    pods = await _pods_called(kube, namespace, name)
+    pods = await _pods_called(kube, namespace or DEFAULT, name)
     query = {"follow": "true"} if follow else {}
     if tail is not None:
         query["tailLines"] = str(tail)
     if previous:
         query["previous"] = "true"
-    async with asyncio.TaskGroup() as group:
-        for pod in pods:
-            prefix = f"{pod.name} " if len(pods) > 1 else ""
-            group.create_task(_print_log(kube, pod, query, prefix), name=f"log of {pod}")
+    prefixes = [f"{pod.name} " if len(pods) > 1 else "" for pod in pods]
+    prints = (_print_log(kube, pod, query, prefix) for pod, prefix in zip(pods, prefixes, strict=True))
+    results = await asyncio.gather(*prints, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    for failure in failures:
+        if not isinstance(failure, KubeError):
+            raise failure
+        click.echo(f"Error: {failure}", err=True)
+    if failures:
+        raise click.exceptions.Exit(1)
 
 
 async def _pods_called(kube: KubeClient, namespace: str, name: str) -> list[Key]:
@@ -226,15 +235,18 @@ async def _print_log(kube: KubeClient, pod: Key, query: dict[str, str], prefix: 
 @click.option("-f", "--filename", "filenames", multiple=True, metavar="FILE", help="Delete those of FILE instead.")
 @_with_server
 async def delete(
-    kube: KubeClient, namespace: str, kind: str | None, names: tuple[str, ...], filenames: tuple[str, ...]
+    kube: KubeClient, namespace: str | None, kind: str | None, names: tuple[str, ...], filenames: tuple[str, ...]
 ) -> None:
     """Delete the objects of KIND called NAMES, or those of FILE, and all that they own."""
     if bool(filenames) == bool(kind and names):
-        raise click.UsageError("say what to delete: either KIND NAME… or -f FILE")
-    targets = [(kind_named(kind or ""), Key(namespace, name)) for name in names] if not filenames else []
+        raise Mistake("say what to delete: either KIND NAME… or -f FILE")
+    targets = [(kind_named(kind or ""), Key(namespace or DEFAULT, name)) for name in names] if not filenames else []
     for manifest in read_manifests(filenames):
+        check_namespace(manifest, namespace)
         meta = manifest.obj["metadata"]
-        targets.append((kind_of(manifest), Key(meta.get("namespace", namespace), meta["name"])))
+        if "name" not in meta:
+            raise Mistake(f"{manifest.source}: has no metadata.name, only generateName: delete it by KIND NAME")
+        targets.append((kind_of(manifest), Key(meta.get("namespace", namespace or DEFAULT), meta["name"])))
     missing = False
     for served, key in targets:
         reference = _reference(served, key.name)

@@ -1,4 +1,4 @@
-"""`zerogate up`, `gateway`, `controller`: each parses its arguments and calls one composition root."""
+"""`zerogate up` and `zerogate controller`: each parses its arguments and calls one composition root."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import click
 
 from controller.__main__ import ControllerOptions
 from controller.__main__ import run as run_controller
+from controller.cli.mistake import Mistake
 from controller.config.store import NAMESPACE
 from controller.embedded.__main__ import UpOptions
 from controller.embedded.__main__ import run as run_up
 from controller.manifests import ManifestError, kind_of, read_manifests
 from controller.paths import default_data_dir
-from gateway.__main__ import main as gateway
 from gateway.config import Address, ConfigError, parse_address
 
-__all__ = ["controller", "gateway", "up"]
+__all__ = ["controller", "up"]
 
 _DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -103,7 +103,7 @@ def up(filenames: tuple[str, ...], data_dir: Path, port: int, workers: int, doma
         for manifest in manifests:
             kind_of(manifest)
     except ManifestError as error:
-        raise click.UsageError(str(error)) from error
+        raise Mistake(str(error)) from error
     options = UpOptions(
         manifests=tuple(manifests),
         data_dir=data_dir.absolute(),
@@ -126,7 +126,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--kubeconfig", metavar="PATH", help="How to reach the cluster.  [default: $KUBECONFIG, ~/.kube/config]")
 @click.option("--in-cluster", is_flag=True, help="Use the pod's service account instead of a kubeconfig.")
 @click.option("--namespace", default=NAMESPACE, help="Where the config-* ConfigMaps and the Lease are.")
-@click.option("--feed-listen", default="127.0.0.1:8081", callback=_address, help="HOST:PORT for gateways.")
+@click.option("--feed-listen", default="127.0.0.1:9080", callback=_address, help="HOST:PORT for gateways.")
 @click.option(
     "--feed-token-file",
     required=True,
@@ -134,7 +134,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     help="File with the secret that gateways must show.",
 )
 @click.option(
-    "--admin-listen", default="127.0.0.1:9090", callback=_address, help="HOST:PORT for /healthz, /readyz and /metrics."
+    "--admin-listen", default="127.0.0.1:9091", callback=_address, help="HOST:PORT for /healthz, /readyz and /metrics."
 )
 def controller(
     kubeconfig: str | None,

@@ -50,6 +50,8 @@ class Welcome:
         await self._plane.feed.serving.wait()
         applied = [await self._apply(manifest) for manifest in self._manifests]
         services = [key_of(obj) for obj in applied if (obj["apiVersion"], obj["kind"]) == _SERVICE]
+        if not self._manifests:
+            services = [key_of(obj) for obj in self._plane.runner.cache.list(kinds.SERVICE)]  # of an earlier life
         with contextlib.suppress(TimeoutError):  # the summary says how far each has come
             async with asyncio.timeout(_SETTLED_WITHIN):
                 await self._settled(services)

@@ -154,7 +154,8 @@ class KubeClient:
 
         try:
             await load()
-        except (kube_config.ConfigException, OSError, ValueError, AssertionError) as error:
+        except (kube_config.ConfigException, OSError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            # The last two are how the library words a file that is not a kubeconfig at all.
             where = path or kube_config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
             raise Unavailable(0, "", f"can't use the kubeconfig {where}: {error}") from error
         return cls(configuration, load)

@@ -32,6 +32,20 @@ def test_documents_and_lists() -> None:
         (HELLO + b"kind: Route\n", "x, line 4, column 1: not YAML: key 'kind' is there twice"),
         (HELLO + b"1: a\n", "key 1 is not a string"),
         (HELLO + b"---\napiVersion: v1\n", "x, document 2: kind is missing"),
+        (b"", "x: holds no object"),
+        (b"# nothing\n---\n", "x: holds no object"),
+        (HELLO + b"spec: {a: [1, 99999999999999999999999]}\n", "spec.a[1] is 99999999999999999999999"),
+        (HELLO + b"spec: {a: .nan}\n", "spec.a is nan"),
+        (HELLO + b"spec: {a: !!binary aGk=}\n", "spec.a is b'hi'"),
+        (b"apiVersion: v1\nkind: Pod\nmetadata: {name: 12}\n", "metadata.name is 12"),
+        (b"apiVersion: v1\nkind: Pod\nmetadata: {name: a/b}\n", "metadata.name is 'a/b'"),
+        (b"a: &a [*a]\n", "nested too deeply, or an alias within itself"),
+        (b"[" * 5000, "nested too deeply"),
+        (
+            b"a: &a [1,2,3,4,5,6,7,8,9]\n"
+            + b"".join(b"%c: &%c [%s]\n" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in range(97, 105)),
+            "its aliases make more than 500000 values",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text: bytes, message: str) -> None:
@@ -39,6 +53,12 @@ def test_what_is_wrong_is_named(text: bytes, message: str) -> None:
     with pytest.raises(ManifestError) as caught:
         list(parse_manifests(text, "x"))
     assert message in str(caught.value)
+
+
+def test_aliases_are_welcome() -> None:
+    """An alias stands for what it names, as in any YAML."""
+    text = HELLO + b"spec: {a: &a {b: 1}, c: *a}\n"
+    assert next(parse_manifests(text, "x")).obj["spec"] == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 def test_folders(tmp_path: Path) -> None:
