@@ -12,6 +12,7 @@ refuses a write costs that output, never the container. The last 80 lines or 2 K
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from contextlib import suppress
 from itertools import pairwise
@@ -38,7 +39,7 @@ class LogWriter:
         self._rest = {"stdout": b"", "stderr": b""}
         self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._waiting: list[asyncio.Future[None]] = []
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.makedirs(path.parent, mode=0o700, exist_ok=True)
         self._file: BinaryIO = path.open("ab", buffering=0)
         self._size = 0
 

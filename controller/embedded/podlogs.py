@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
 
 _CHUNK = 64 * 1024
+_SWEEP_FIRST = 64
 _POD_FOLDER = re.compile(r"[a-z0-9-]+_[a-z0-9.-]+_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 """The name of a pod's folder; a group for its uid."""
 
@@ -41,19 +42,26 @@ class PodLogs:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._writers: dict[Path, LogWriter] = {}
+        self._sweep_at = _SWEEP_FIRST
 
     def writer(self, pod: JsonObject, container: str, life: int) -> LogWriter:
         """A new log for life number `life` of a container; of its former lives only the last is kept. Raises OSError,
         also for a container's name that is no file name."""
         folder = self._container_folder(pod, container)
         writer = LogWriter(folder / f"{life}.log")
-        self._writers = {path: old for path, old in self._writers.items() if not old.closed}
+        self._sweep()
         self._writers[writer.path] = writer
-        for path in folder.iterdir():
+        for path in folder.iterdir() if life > 1 else ():
             number = path.name.partition(".")[0]
             if number.isdigit() and int(number) < life - 1:
                 path.unlink(missing_ok=True)
         return writer
+
+    def _sweep(self) -> None:
+        """Let go of closed writers whenever there are twice as many as were left by the last time."""
+        if len(self._writers) >= self._sweep_at:
+            self._writers = {path: writer for path, writer in self._writers.items() if not writer.closed}
+            self._sweep_at = max(_SWEEP_FIRST, 2 * len(self._writers))
 
     def forget(self, pod: JsonObject) -> None:
         """Remove the pod's logs."""
