@@ -30,6 +30,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.config import Address, ConfigError, GatewayConfig, parse_address
+from gateway.net.accesslog import open_log
 from gateway.net.admin import Admin
 from gateway.worker import Assignment, serialise_assignment
 
@@ -50,9 +51,12 @@ def run(config: GatewayConfig, *, exit_with_parent: bool = False) -> int:
         with config.feed_token_file.open():
             pass
         if config.access_log not in ("", "-"):
-            Path(config.access_log).open("a").close()
-    except (ConfigError, OSError) as error:
+            os.close(open_log(config.access_log))
+    except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"gateway: {error.filename} can't be used: {error.strerror}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="zerogate-") as directory:
         uvloop.run(_supervise(config, sockets, Path(directory), exit_with_parent))
