@@ -223,12 +223,12 @@ def parse_request(data: bytes, start: int = 0) -> RequestHead | None:
     end = match.end()
     if end - start > MAX_REQUEST_LINE:
         _check_limits(data, start, end - 4)
-    head = RequestHead(method, target, True, plain + b"\r\n", end)
+    head = RequestHead(method, target, True, plain, end)
     head.host = host
     if user_agent is not None:
         head.user_agent = user_agent
     if rest or host is None:
-        head.fields = plain + _record(_REQUEST_SPECIAL, _REQUEST_FIELDS, head, rest + b"\r\n")
+        head.fields = plain[:-2] + _record(_REQUEST_SPECIAL, _REQUEST_FIELDS, head, b"\r\n" + rest)
         _check_request(head)
     return head
 
@@ -485,12 +485,12 @@ def parse_response(data: bytes, start: int = 0) -> ResponseHead | None:
     end = match.end()
     if end - start > MAX_FIELD_SECTION:
         raise UpstreamProtocolError("The endpoint's response has too large a head.")
-    head = ResponseHead(int(status), reason, True, plain + b"\r\n", end)
+    head = ResponseHead(int(status), reason, True, plain, end)
     head.line = line
     if length is not None:
         head.content_length = int(length)
     if rest or head.status < 200 or head.status == 204:
-        head.fields = plain + _record(_RESPONSE_SPECIAL, _RESPONSE_FIELDS, head, rest + b"\r\n")
+        head.fields = plain[:-2] + _record(_RESPONSE_SPECIAL, _RESPONSE_FIELDS, head, b"\r\n" + rest)
         _check_response(head)
     return head
 
@@ -576,38 +576,38 @@ def _other_lines(names: Iterable[bytes]) -> bytes:
     first = {name[:1] for name in names}
     free = b"".join(letter + letter.upper() for letter in map(b"%c".__mod__, range(97, 123)) if letter not in first)
     name = rb"(?:[" + free + rb"]" + _TOKEN[:-2] + rb"*+|(?!(?:" + _any_of(names) + rb"): )" + _TOKEN + rb")"
-    return rb"(?:\r\n" + name + rb": " + _VALUE + rb"){0,30}+"
+    return rb"(?:" + name + rb": " + _VALUE + rb"\r\n){0,30}+"
 
 
 # The bounds on the number of lines add up to MAX_FIELDS; a head with more of one kind takes the slow path.
-_REST = rb"((?:\r\n" + _TOKEN + rb": " + _VALUE + rb"){0,37}+)\r\n\r\n"
-_KEEP_ALIVE = rb"(?:\r\n[Cc]onnection: [Kk]eep-[Aa]live)?+"  # what HTTP/1.1 does anyway
+_REST = rb"((?:" + _TOKEN + rb": " + _VALUE + rb"\r\n){0,37}+)\r\n"
 
 _REQUEST_SPECIAL = _finder(_REQUEST_FIELDS)
 _RESPONSE_SPECIAL = _finder(_RESPONSE_FIELDS)
+# `Connection: keep-alive` says what HTTP/1.1 does anyway.
 _REQUEST = re.compile(
-    rb"(?!CONNECT |TRACE )(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.1"
-    rb"(?:\r\n[Hh]ost: ("
+    rb"(?!CONNECT |TRACE )("
+    + _TOKEN
+    + rb") ("
+    + _TARGET
+    + rb") HTTP/1\.1(?:\r\n[Hh]ost: ("
     + _HOST.pattern
-    + rb"))?"
-    + _KEEP_ALIVE
-    + rb"("
+    + rb"))?(?:\r\n[Cc]onnection: [Kk]eep-[Aa]live)?+(\r\n"
     + _other_lines(_REQUEST_FIELDS)
-    + rb"(?:\r\n[Uu]ser-[Aa]gent: ("
+    + rb"(?:[Uu]ser-[Aa]gent: ("
     + _VALUE
-    + rb"))?+"
+    + rb")\r\n)?+"
     + _other_lines(_REQUEST_FIELDS)
     + rb")"
     + _REST
 )
 """Method, target, host, lines to send on, user agent, lines to be looked at."""
 _RESPONSE = re.compile(
-    rb"(HTTP/1\.1 ([1-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*+))("
+    rb"(HTTP/1\.1 ([1-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*+))(\r\n"
     + _other_lines(_RESPONSE_FIELDS)
-    + rb"(?:\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,18}))?+"
+    + rb"(?:[Cc]ontent-[Ll]ength: ([0-9]{1,18})\r\n)?+"
     + _other_lines(_RESPONSE_FIELDS)
-    + rb")"
-    + _KEEP_ALIVE
+    + rb")(?:[Cc]onnection: [Kk]eep-[Aa]live\r\n)?+"
     + _REST
 )
 """Status line, status, reason, lines to send on, content length, lines to be looked at."""
