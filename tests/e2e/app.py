@@ -21,6 +21,12 @@ class Handler(BaseHTTPRequestHandler):
             case "/sleep":
                 time.sleep(float(query["seconds"]))
                 self.answer("slept")
+            case "/hold":  # says who has it, and answers when the test lets go
+                folder = sys.argv[1]
+                open(f"{folder}/held-by-{os.getpid()}", "w").close()
+                while not os.path.exists(f"{folder}/let-go"):
+                    time.sleep(0.01)
+                self.answer(str(os.getpid()))
             case "/exit":
                 os._exit(int(query["code"]))
             case "/pid":

@@ -77,20 +77,22 @@ def test_a_service_from_yaml_to_zero_and_back(platform: Platform) -> None:
 
 
 def test_scale_out_under_concurrency(platform: Platform) -> None:
-    """Five requests at once on a service that takes one at a time: five pods, each answering one of them."""
+    """Five requests at once on a service that takes one at a time: five pods, each answering one of them.
+
+    No request is answered before five processes have one: nobody could answer two of them one after the other.
+    """
     platform.apply(platform.service(annotations={"window": "6s", "max-scale": "5"}, containerConcurrency=1))
     platform.wait_ready("hello")
     with ThreadPoolExecutor(5) as clients:
-        answers = list(clients.map(lambda _: platform.ask("hello", "/sleep?seconds=4"), range(5)))
-        assert [answer.status for answer in answers] == [200] * 5
-        running = [
-            clients.submit(lambda: [platform.ask("hello", "/sleep?seconds=1").status for _ in range(8)])
-            for _ in range(5)
-        ]
-        wait_for("five pods", lambda: len(pods(platform)) == 5)
-        assert {status for future in running for status in future.result()} == {200}
-    served = {platform.ask("hello", "/pid").text for _ in range(20)}
-    assert served
+        requests = [clients.submit(platform.ask, "hello", "/hold", timeout=60) for _ in range(5)]
+        try:
+            wait_for("five processes to have a request", lambda: len(list(platform.folder.glob("held-by-*"))) == 5)
+            assert len(pods(platform)) == 5
+        finally:
+            (platform.folder / "let-go").touch()
+        answers = [request.result() for request in requests]
+    assert [answer.status for answer in answers] == [200] * 5
+    assert {f"held-by-{answer.text}" for answer in answers} == {held.name for held in platform.folder.glob("held-by-*")}
 
 
 def test_cluster_local_services_are_not_public(platform: Platform) -> None:

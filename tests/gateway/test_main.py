@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pytest_aiohttp.plugin import AiohttpServer
 
 HOST = "hello.default.localhost"
+ASKED = web.AppKey("ASKED", asyncio.Event)
+"""Set when the backend has got a request for /slow, which it answers once `LET_GO` is set."""
+LET_GO = web.AppKey("LET_GO", asyncio.Event)
 
 
 class Running:
@@ -64,15 +67,26 @@ class Running:
             while (await self.ask_admin(session, "/readyz"))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
+    async def refuses(self) -> None:
+        """Wait until nothing listens on the port."""
+        async with asyncio.timeout(20):
+            with suppress(ConnectionRefusedError):
+                while True:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    writer.close()
+                    await asyncio.sleep(0.01)
+
 
 @pytest.fixture
 async def backend(aiohttp_server: AiohttpServer) -> TestServer:
     async def hello(request: web.Request) -> web.Response:
         if request.path == "/slow":
-            await asyncio.sleep(0.5)
+            request.app[ASKED].set()
+            await request.app[LET_GO].wait()
         return web.Response(text="hello")
 
     application = web.Application()
+    application[ASKED], application[LET_GO] = asyncio.Event(), asyncio.Event()
     application.router.add_get("/{tail:.*}", hello)
     return await aiohttp_server(application)
 
@@ -123,7 +137,7 @@ async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncItera
 
 
 @pytest.mark.slow
-async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, tmp_path: Path) -> None:
+async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backend: TestServer, tmp_path: Path) -> None:
     """Requests are carried, a killed worker is replaced, /metrics adds up, SIGTERM lets the last request finish."""
     log = tmp_path / "access.log"
     async with started(feed, tmp_path, "--workers", "2", "--access-log", str(log)) as gateway:
@@ -154,8 +168,10 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, tmp_pa
                 assert await gateway.get(session) == (200, "hello")
 
             last = asyncio.ensure_future(gateway.get(session, "/slow"))
-            await asyncio.sleep(0.1)  # on its way; the slow backend takes five times as long
+            await backend.app[ASKED].wait()
             gateway.process.terminate()
+            await gateway.refuses()
+            backend.app[LET_GO].set()
             assert await last == (200, "hello")
         async with asyncio.timeout(20):
             assert await gateway.process.wait() == 0

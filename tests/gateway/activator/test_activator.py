@@ -221,11 +221,13 @@ async def test_an_endpoint_that_turns_unready_is_probed_again(world: World, upst
     assert world.activator.try_acquire(ID) is None
 
 
-async def test_probing_ends_with_the_endpoint(world: World, free_port: int, until) -> None:
-    """An endpoint that leaves the snapshot is not asked any more."""
-    world.set(Endpoint("127.0.0.1", free_port, "pod"))
-    await until(lambda: world.activator.probe_failures > 0)
-    world.set()
-    failures = world.activator.probe_failures
-    await asyncio.sleep(0.05)
-    assert world.activator.probe_failures == failures
+async def test_probing_ends_with_the_endpoint(world: World, upstream, until) -> None:
+    """An endpoint that leaves the snapshot is not asked any more, while its successor is asked again and again."""
+    gone, successor = await upstream([503]), await upstream([503])
+    world.set(gone.endpoint, probe=Probe("/"))
+    await until(lambda: gone.heads)
+    world.set(successor.endpoint, probe=Probe("/"))
+    await until(lambda: successor.heads)
+    asked = len(gone.heads)
+    await until(lambda: len(successor.heads) > 3)
+    assert len(gone.heads) == asked
