@@ -270,7 +270,8 @@ class Downstream(asyncio.Protocol):
         self._method = head.method
         self._body = request_body(head)
         self._phase = _PENDING if self._body is None else _BODY
-        exchange = self._listener.begin(self, head)
+        begin = self._listener.begin
+        exchange = begin(self, head)
         if exchange is None:
             return
         self._exchange = exchange

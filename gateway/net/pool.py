@@ -35,9 +35,12 @@ class Pool:
         key = (endpoint.host, endpoint.port)
         take = self._plan.take
         upstream = take(key)
-        while upstream is not None and upstream.is_closing():
+        while upstream is not None:
+            is_closing = upstream.is_closing
+            if not is_closing():
+                return upstream
             upstream = take(key)
-        return upstream
+        return None
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection. Raises UpstreamConnectFailure."""

@@ -36,7 +36,7 @@ class ResponseSink(Protocol):
 
     def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None: ...
 
-    def response_whole(self, head: ResponseHead, content: bytes, *, reusable: bool) -> None:
+    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
         """Head, content and end at once, for a response that came in one piece."""
 
     def response_body(self, data: bytes) -> None: ...
@@ -172,8 +172,7 @@ class Upstream(asyncio.Protocol):
         if head is not None and head.content_length == len(data) - head.end and self._has_content(head):
             self._buffer = b""
             self._interims = 0
-            reusable = head.keep_alive and not self.is_closing()
-            sink.response_whole(head, data[head.end :], reusable=reusable)
+            sink.response_whole(head, data[head.end :], head.keep_alive and not self._transport.is_closing())
             return
         while head is not None and head.status < 200:
             data = data[head.end :]
