@@ -18,11 +18,9 @@ import asyncio
 import errno
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -58,8 +56,7 @@ def run(config: GatewayConfig, *, exit_with_parent: bool = False) -> int:
     except OSError as error:
         print(f"gateway: {error.filename} can't be used: {error.strerror}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="zerogate-") as directory:
-        uvloop.run(_supervise(config, sockets, Path(directory), exit_with_parent))
+    uvloop.run(_supervise(config, sockets, exit_with_parent=exit_with_parent))
     return 0
 
 
@@ -149,32 +146,24 @@ def _has_ipv6_loopback() -> bool:
 # --- supervision ------------------------------------------------------------------------------------------------------
 
 
-async def _supervise(config: GatewayConfig, sockets: _Sockets, directory: Path, exit_with_parent: bool) -> None:
+async def _supervise(config: GatewayConfig, sockets: _Sockets, *, exit_with_parent: bool) -> None:
     loop = asyncio.get_running_loop()
     if exit_with_parent:
-        loop.add_reader(sys.stdin.fileno(), _end_with_parent, directory)
+        loop.add_reader(sys.stdin.fileno(), _end_with_parent)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    assignments = [
-        Assignment(
-            config,
-            index,
-            [sock.fileno() for sock in sockets.external[index]],
-            [sock.fileno() for sock in sockets.cluster_local[index]],
-            directory / f"worker-{index}.sock",
-        )
-        for index in range(config.workers)
+    seats = [
+        _Seat(config, index, sockets.external[index], sockets.cluster_local[index]) for index in range(config.workers)
     ]
-    admin = Admin([assignment.status_socket for assignment in assignments])
+    admin = Admin(lambda: [seat.channel for seat in seats])
     runner = web.AppRunner(admin.application(), access_log=None)
     await runner.setup()
     await web.SockSite(runner, sockets.admin).start()
-    seats = [_Seat(assignment) for assignment in assignments]
     for number in (signal.SIGUSR1, signal.SIGHUP):
         loop.add_signal_handler(number, _forward, seats, number)
     async with asyncio.TaskGroup() as group:
-        keepers = [group.create_task(seat.keep(), name=f"worker {seat.assignment.index}") for seat in seats]
+        keepers = [group.create_task(seat.keep(), name=f"worker {seat.index}") for seat in seats]
         await stop.wait()
         admin.draining = True
         sockets.close_listeners()
@@ -184,9 +173,8 @@ async def _supervise(config: GatewayConfig, sockets: _Sockets, directory: Path, 
     await runner.cleanup()
 
 
-def _end_with_parent(directory: Path) -> None:
+def _end_with_parent() -> None:
     if not os.read(sys.stdin.fileno(), 4096):
-        shutil.rmtree(directory, ignore_errors=True)
         os._exit(1)  # the workers see their own standard input end, and go at once too
 
 
@@ -196,10 +184,16 @@ def _forward(seats: list[_Seat], number: int) -> None:
 
 
 class _Seat:
-    """One worker's place: keeps a process in it."""
+    """One worker's place: keeps a process in it. `channel` is where the process is asked for its status."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self.assignment = assignment
+    def __init__(
+        self, config: GatewayConfig, index: int, external: list[socket.socket], cluster_local: list[socket.socket]
+    ) -> None:
+        self.index = index
+        self.channel: socket.socket | None = None
+        self._config = config
+        self._external = [sock.fileno() for sock in external]
+        self._cluster_local = [sock.fileno() for sock in cluster_local]
         self._process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -210,23 +204,31 @@ class _Seat:
             started = loop.time()
             status = await self._run()
             delay = _BACKOFF_FIRST if loop.time() - started > _LIVED_LONG else min(delay * 2, _BACKOFF_LIMIT)
-            _log.error("worker %d ended with status %d; starting it again", self.assignment.index, status)
+            _log.error("worker %d ended with status %d; starting it again", self.index, status)
             await asyncio.sleep(delay)
 
     async def _run(self) -> int:
-        assignment = self.assignment
-        assignment.status_socket.unlink(missing_ok=True)
-        process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway.worker",
-            stdin=asyncio.subprocess.PIPE,  # stays open: its end tells the worker that this process is gone
-            pass_fds=(*assignment.external, *assignment.cluster_local),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        self._close_channel()
+        self.channel, theirs = socket.socketpair()
+        self.channel.setblocking(False)
+        with theirs:
+            assignment = Assignment(self._config, self.index, self._external, self._cluster_local, theirs.fileno())
+            process = self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway.worker",
+                stdin=asyncio.subprocess.PIPE,  # stays open: its end tells the worker that this process is gone
+                pass_fds=(*assignment.external, *assignment.cluster_local, assignment.status_channel),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
         assert process.stdin is not None
         process.stdin.write(serialise_assignment(assignment))
         return await process.wait()
+
+    def _close_channel(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
 
     def signal(self, number: int) -> None:
         """Send the worker a signal, if it lives."""
@@ -236,14 +238,14 @@ class _Seat:
     async def stop(self, patience: float) -> None:
         """Have the worker drain, and kill it if it takes longer than `patience`."""
         self.signal(signal.SIGTERM)
-        if self._process is None:
-            return
-        try:
-            async with asyncio.timeout(patience):
+        if self._process is not None:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._process.wait()
+            except TimeoutError:
+                self.signal(signal.SIGKILL)
                 await self._process.wait()
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await self._process.wait()
+        self._close_channel()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

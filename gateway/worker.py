@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ from gateway.core.traffic import Family, WorkerTraffic, revision_families
 from gateway.exchange import Exchanges
 from gateway.feed import Feed
 from gateway.net.accesslog import AccessLog
-from gateway.net.admin import WorkerStatus, serve_status
+from gateway.net.admin import StatusServer, WorkerStatus
 from gateway.net.downstream import Listener
 from gateway.net.pool import Pool
 from gateway.reporter import Reporter
@@ -58,13 +57,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the parent gives a worker: its number, listening descriptors, and the UNIX socket for its status."""
+    """What the parent gives a worker: its number, listening descriptors, and the one over which it is asked for its
+    status."""
 
     config: GatewayConfig
     index: int
     external: list[int]
     cluster_local: list[int]
-    status_socket: Path
+    status_channel: int
 
 
 def serialise_assignment(assignment: Assignment) -> bytes:
@@ -74,7 +74,7 @@ def serialise_assignment(assignment: Assignment) -> bytes:
         "index": assignment.index,
         "external": assignment.external,
         "clusterLocal": assignment.cluster_local,
-        "statusSocket": str(assignment.status_socket),
+        "statusChannel": assignment.status_channel,
     }
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -82,7 +82,7 @@ def serialise_assignment(assignment: Assignment) -> bytes:
 def parse_assignment(line: bytes) -> Assignment:
     body = orjson.loads(line)
     config = parse_config(body["config"].encode())
-    return Assignment(config, body["index"], body["external"], body["clusterLocal"], Path(body["statusSocket"]))
+    return Assignment(config, body["index"], body["external"], body["clusterLocal"], body["statusChannel"])
 
 
 class Worker:
@@ -225,7 +225,7 @@ async def _serve(assignment: Assignment) -> None:
     worker = Worker(assignment.config, assignment.index, assignment.config.feed_token_file.read_text().strip())
     for number in (signal.SIGUSR1, signal.SIGHUP):
         loop.add_signal_handler(number, _reopen, worker.access_log)
-    status = await serve_status(assignment.status_socket, worker.status)
+    status = StatusServer(socket.socket(fileno=assignment.status_channel), worker.status)
     # What was imported and built lives as long as the process; the collector need not look at it again and again.
     gc.collect()
     gc.freeze()

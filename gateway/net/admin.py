@@ -3,15 +3,17 @@
 Theory of operation
 -------------------
 The admin port belongs to the supervising parent, so that one address answers for N workers and goes on answering while
-one of them is being replaced. Each worker writes its `WorkerStatus` as JSON to whoever connects to its UNIX socket, in
-a directory that only this user can enter; the parent asks them all at each request, and a worker that does not answer
-within a second counts as not there. Prometheus' text is made in the parent from the summed families; no Prometheus call
-is on any request's path.
+one of them is being replaced. Parent and worker share a pair of connected sockets, which has no name in any file system
+and so leaves nothing behind, however either ends. A question is one byte and with it one end of a fresh pair, to which
+the worker writes its `WorkerStatus` as JSON: an answer that comes too late goes where nobody reads it, not to the next
+question. The parent asks all workers at each request, and one that does not answer within a second counts as not there.
+Prometheus' text is made in the parent from the summed families; no Prometheus call is on any request's path.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -25,11 +27,10 @@ from gateway.core.traffic import BUCKETS, Family, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from prometheus_client.core import Metric
 
-__all__ = ["Admin", "WorkerStatus", "ask_worker", "render_metrics", "serve_status"]
+__all__ = ["Admin", "StatusServer", "WorkerStatus", "ask_worker", "render_metrics"]
 
 ANSWER_TIMEOUT = 1.0
 _LIMIT = 64 * 1024 * 1024
@@ -42,26 +43,62 @@ class WorkerStatus(NamedTuple):
     families: list[Family]
 
 
-async def serve_status(path: Path, status: Callable[[], WorkerStatus]) -> asyncio.AbstractServer:
-    """Write `status()` to each connection on the UNIX socket `path`."""
+class StatusServer:
+    """The worker's side: answers each question that comes over `channel` with `status()`. Made in the running loop."""
 
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(_serialise(status()))
+    def __init__(self, channel: socket.socket, status: Callable[[], WorkerStatus]) -> None:
+        self._channel = channel
+        self._status = status
+        self._loop = asyncio.get_running_loop()
+        self._answers: set[asyncio.Task[None]] = set()
+        channel.setblocking(False)
+        self._loop.add_reader(channel.fileno(), self._asked)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._channel.fileno())
+        self._channel.close()
+
+    def _asked(self) -> None:
         try:
+            question, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            question, descriptors = b"", []
+        if not question:
+            self._loop.remove_reader(self._channel.fileno())  # the parent is gone
+        for descriptor in descriptors:
+            answer = self._loop.create_task(self._answer(socket.socket(fileno=descriptor)))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
+
+    async def _answer(self, to: socket.socket) -> None:
+        try:
+            to.setblocking(False)
+            _, writer = await asyncio.open_unix_connection(sock=to)
+            writer.write(_serialise(self._status()))
             await writer.drain()
             writer.close()
             await writer.wait_closed()
         except OSError:
             return  # the parent did not wait for it
 
-    return await asyncio.start_unix_server(answer, path)
 
-
-async def ask_worker(path: Path) -> WorkerStatus | None:
-    """The status of the worker behind `path`, None if it does not answer."""
+async def ask_worker(channel: socket.socket | None) -> WorkerStatus | None:
+    """The status of the worker at the other end; None if it does not answer, or if there is none."""
+    if channel is None:
+        return None
     try:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                socket.send_fds(channel, [b"?"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                return None
         async with asyncio.timeout(ANSWER_TIMEOUT):
-            reader, writer = await asyncio.open_unix_connection(path, limit=_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LIMIT)
             try:
                 return _parse(await reader.read())
             finally:
@@ -85,10 +122,11 @@ def _family(name: str, kind: str, help_: str, labels: list[str], samples: list[A
 
 
 class Admin:
-    """The admin port's answers. `sockets` are the workers' UNIX sockets; set `draining` at the stop's beginning."""
+    """The admin port's answers. `channels` has one for each worker, None for one that is being replaced; set `draining`
+    at the stop's beginning."""
 
-    def __init__(self, sockets: list[Path]) -> None:
-        self._sockets = sockets
+    def __init__(self, channels: Callable[[], list[socket.socket | None]]) -> None:
+        self._channels = channels
         self.draining = False
 
     def application(self) -> web.Application:
@@ -99,7 +137,7 @@ class Admin:
         return application
 
     async def _statuses(self) -> list[WorkerStatus | None]:
-        return list(await asyncio.gather(*(ask_worker(path) for path in self._sockets)))
+        return list(await asyncio.gather(*(ask_worker(channel) for channel in self._channels())))
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         if any(status is not None for status in await self._statuses()):

@@ -179,8 +179,13 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backen
 
 
 @pytest.mark.slow
-async def test_no_worker_outlives_its_parent(feed: TestServer, tmp_path: Path) -> None:
-    """Even at kill -9 the port is free at once."""
+async def test_no_worker_outlives_its_parent(
+    feed: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even at kill -9 the port is free at once, and no file is left in the temporary directory."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     async with started(feed, tmp_path) as gateway:
         async with aiohttp.ClientSession() as session:
             await gateway.ready(session)
@@ -189,6 +194,7 @@ async def test_no_worker_outlives_its_parent(feed: TestServer, tmp_path: Path) -
         async with asyncio.timeout(10):
             while any(_lives(pid) for pid in workers):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+    assert os.listdir(temporary) == []
 
 
 def _lives(pid: int) -> bool:
