@@ -179,9 +179,7 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backen
 
 
 @pytest.mark.slow
-async def test_no_worker_outlives_its_parent(
-    feed: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_worker_outlives_its_parent(feed: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even at kill -9 the port is free at once, and no file is left in the temporary directory."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()

@@ -7,21 +7,15 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-import uvloop
 
 from gateway.core.traffic import Family
 from gateway.net import admin
 from gateway.net.admin import StatusServer, WorkerStatus, ask_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 STATUS = WorkerStatus("", [Family("requests", "counter", "Help.", ("code",), {("200",): (3.0,)})])
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop that the gateway runs on, and asyncio's own."""
-    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture
