@@ -11,7 +11,9 @@ Whoever does something that a request waits for says `busy()`. Whoever has somet
 awaits `wait()`. The lull is there when nobody was busy for two ticks of `TICK` seconds. Ticks are compared by counting,
 not by the clock: between two of them the loop has polled, so that work which has arrived but was not looked at yet (a
 turn of the loop can last longer than a tick) can't be taken for silence. Then `BATCH` are let go each tick, oldest
-first, which leaves the loop to a request that comes in between. What has waited for `LIMIT` seconds goes, busy or not.
+first, which leaves the loop to a request that comes in between. What has waited for `LIMIT` seconds goes although
+somebody is busy, one each tick: late news still come, and after a hundred services were created a cold start does not
+stand behind all that was put off.
 
 The same key twice is one piece of work: what changes several times before the lull is written once. That bounds the
 memory as well, by the number of objects.
@@ -20,6 +22,7 @@ memory as well, by the number of objects.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,8 +80,8 @@ class Lull:
         self._quiet = self._quiet + 1 if self._busy == self._seen else 0
         self._seen = self._busy
         now = self._loop.time()
-        enough = TICK * _QUIET_TICKS if self._quiet >= _QUIET_TICKS else LIMIT
-        for key, (since, act) in list(self._waiting.items())[:BATCH]:
+        enough, count = (TICK * _QUIET_TICKS, BATCH) if self._quiet >= _QUIET_TICKS else (LIMIT, 1)
+        for key, (since, act) in list(islice(self._waiting.items(), count)):
             if now - since < enough:
                 break
             del self._waiting[key]
