@@ -125,6 +125,7 @@ def test_list_keys_are_required_scalars(document: dict[str, Any]) -> None:
 
 
 def test_required_fields_exist(document: dict[str, Any]) -> None:
+    """What a schema requires it also describes."""
     for path, schema in _walk(_root(document), ""):
         assert set(schema.get("required", ())) <= schema.get("properties", {}).keys(), path
 

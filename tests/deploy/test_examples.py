@@ -30,6 +30,7 @@ def services(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def test_admitted(services: list[dict[str, Any]]) -> None:
+    """Each example passes admission on a platform with default settings."""
     for service in services:
         assert validate(apply_defaults(service, None, Config(), "me"), None, Config()) == []
 

@@ -52,6 +52,7 @@ def _texts(annotations: dict[str, str], config: Config | None = None) -> list[st
 
 
 def test_every_annotation() -> None:
+    """Each key of autoscaling.knative.dev is read into its field, in seconds and numbers, and is allowed."""
     assert parse_autoscaling(EVERYTHING, Config()) == VALUES
     assert _texts(EVERYTHING) == []
 
@@ -124,6 +125,7 @@ def test_bounds(key: str, value: str, problem: str) -> None:
     ],
 )
 def test_inside_the_bounds(key: str, value: str) -> None:
+    """The ends of each range belong to it; classes and algorithms of others are not ours to judge."""
     assert _texts({A + key: value}) == []
 
 
@@ -148,6 +150,7 @@ def test_algorithm_depends_on_the_class() -> None:
     ],
 )
 def test_between_annotations(annotations: dict[str, str], problem: str) -> None:
+    """Scales that contradict one another are refused, naming both."""
     [text] = _texts({A + key: value for key, value in annotations.items()})
     assert text.startswith(problem)
 

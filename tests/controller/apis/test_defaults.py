@@ -44,6 +44,7 @@ def _containers(*containers: dict[str, Any], **more: Any) -> list[dict[str, Any]
 
 
 def test_the_argument_is_left_alone() -> None:
+    """Defaulting makes a new object; the caller's, which may be a cached one, stays as it was."""
     obj = _service()
     before = copy.deepcopy(obj)
     apply_defaults(obj, None, Config(), "me")
@@ -126,6 +127,7 @@ def test_a_replaced_manifest_keeps_its_users() -> None:
 
 @pytest.mark.parametrize("kind", [kinds.CONFIGURATION, kinds.ROUTE], ids=lambda kind: kind.kind)
 def test_children_have_no_user(kind: kinds.Kind) -> None:
+    """Creator and last modifier are people; an object that a controller owns gets neither."""
     done = apply_defaults(_object(kind, {}, ownerReferences=[OWNER]), None, Config(), "controller")
     assert "annotations" not in done["metadata"]
 
@@ -145,6 +147,7 @@ def test_timeouts(given_timeout: int | None, timeout: int, response_start: int |
 
 
 def test_configured_numbers() -> None:
+    """config-defaults replaces the built-in numbers of a revision."""
     config = update(
         Config(),
         "config-defaults",
@@ -161,6 +164,7 @@ def test_configured_numbers() -> None:
 
 
 def test_what_the_user_says_stays() -> None:
+    """A field that is set keeps its value, zero included."""
     said = {
         "timeoutSeconds": 10,
         "responseStartTimeoutSeconds": 0,
@@ -193,6 +197,7 @@ def test_container_names() -> None:
 
 
 def test_container_names_from_a_template() -> None:
+    """A container without a name gets the one that config-defaults makes of the Service's."""
     config = update(Config(), "config-defaults", {"container-name-template": "{{.Name}}-main"})
     assert _spec({"containers": [{"image": "i"}]}, config)["containers"][0]["name"] == "s-main"
 
@@ -289,6 +294,7 @@ def test_a_named_revisions_manifest_can_be_sent_again(level: str) -> None:
 
 
 def test_a_stored_revision_is_left_alone() -> None:
+    """A revision gets its defaults once, when it is made: later ones would change what runs."""
     revision = _object(kinds.REVISION, {"containers": [{"image": "i"}]})
     assert apply_defaults(revision, revision, Config(), "me") == revision
     done = apply_defaults(revision, None, Config(), "me")
@@ -297,6 +303,7 @@ def test_a_stored_revision_is_left_alone() -> None:
 
 
 def test_other_kinds() -> None:
+    """What is not Knative's passes unchanged."""
     pod = _object(kinds.POD, {"containers": [{}]})
     assert apply_defaults(pod, None, Config(), "me") == pod
 
@@ -317,6 +324,7 @@ def test_other_kinds() -> None:
     ],
 )
 def test_pod_autoscaler(annotations: dict[str, str], expected: dict[str, str]) -> None:
+    """No class is the KPA; the metric's default follows the class, and a class of somebody else gets none."""
     obj = _object(kinds.POD_AUTOSCALER, {}, annotations=annotations)
     assert apply_defaults(obj, None, Config(), "me")["metadata"]["annotations"] == expected
 

@@ -12,6 +12,7 @@ def test_lines_name_the_field() -> None:
 
 
 def test_long_differences_are_cut() -> None:
+    """A message stays readable: long values are shortened, and lines beyond the limit are counted only."""
     text = difference({}, {f"f{i:02}": "x" * 1000 for i in range(30)})
     assert text.endswith("… and 10 more lines")
     assert all(len(line) < 210 for line in text.splitlines())

@@ -27,6 +27,7 @@ from controller.apis.durations import format_duration, parse_duration
     ],
 )
 def test_right(text: str, seconds: float) -> None:
+    """What Go's time.ParseDuration takes: units, sums of them, fractions, signs."""
     assert parse_duration(text) == seconds
 
 

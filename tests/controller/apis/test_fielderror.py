@@ -12,6 +12,7 @@ def test_texts() -> None:
 
 
 def test_exactly_one() -> None:
+    """One of the fields is right; none or several are one error that names them all, or those that were set."""
     among = ("a", "b")
     assert exactly_one("x", "a", among=among) is None
     assert str(exactly_one("x", "a", "b", among=among)) == "expected exactly one, got both: x.a, x.b"
@@ -19,6 +20,7 @@ def test_exactly_one() -> None:
 
 
 def test_equal_problems_are_one_error() -> None:
+    """Fields with the same problem share a message, sorted; another detail makes another error."""
     errors = [disallowed("b"), missing("a"), disallowed("c"), disallowed("b"), disallowed("d", "detail")]
     assert merged(errors) == [
         FieldError("a", "missing field(s)"),

@@ -74,10 +74,12 @@ def test_gated_fields(gate: str) -> None:
     ],
 )
 def test_fields_that_are_never_open(field: str, value: Any) -> None:
+    """Fields of a pod that Knative does not pass on are refused, whatever the gates."""
     assert _firsts({**_one(), field: value}) == [f"must not set the field(s): s.{field}"]
 
 
 def test_service_accounts() -> None:
+    """The account's name is a subdomain; a token may be declined, but not asked for."""
     assert _firsts({**_one(), "serviceAccountName": "a.b", "automountServiceAccountToken": False}) == []
     assert _firsts({**_one(), "serviceAccountName": "foo@bar.baz"}) == [
         "invalid value: foo@bar.baz: s.serviceAccountName"
@@ -112,6 +114,7 @@ def test_how_many_containers() -> None:
 
 
 def test_container_names() -> None:
+    """Names are unique among containers and init containers together."""
     names = [{"image": "a", "name": "a", "ports": [{}]}, {"image": "b", "name": "a"}]
     assert _firsts({"containers": names}) == ['duplicate container name "a": s.containers[1].name']
     init = {**_one(name="a"), "initContainers": [{"image": "a", "name": "a"}]}
@@ -164,6 +167,7 @@ def test_container_names() -> None:
     ],
 )
 def test_container_fields(fields: Spec, problem: str) -> None:
+    """Each mistake in a container is one error, at its path, in Knative's words."""
     assert _firsts(_one(**fields)) == [problem]
 
 
@@ -179,6 +183,7 @@ def test_container_fields(fields: Spec, problem: str) -> None:
     ],
 )
 def test_container_fields_that_are_right(fields: Spec) -> None:
+    """What Knative allows in a container passes."""
     assert _firsts(_one(**fields)) == []
 
 
@@ -252,10 +257,12 @@ KEY = {"name": "a", "key": "b"}
     ],
 )
 def test_environment(variable: Spec, problem: str) -> None:
+    """A variable has a name that is not the platform's own, and a value or one whole source."""
     assert _firsts(_one(env=[variable])) == [problem]
 
 
 def test_field_references_have_a_gate() -> None:
+    """fieldRef is closed until config-features opens it."""
     spec = _one(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}])
     assert _firsts(spec, kubernetes__podspec_fieldref="Enabled") == []
 
@@ -281,5 +288,6 @@ def test_sidecars_may_set_port() -> None:
     ],
 )
 def test_environment_sources(source: Spec, problem: str) -> None:
+    """envFrom names one ConfigMap or Secret, and nothing else."""
     assert _firsts(_one(envFrom=[source])) == [problem]
     assert _firsts(_one(envFrom=[{"prefix": "A", "configMapRef": {"name": "a"}}])) == []

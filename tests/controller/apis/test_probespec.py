@@ -29,6 +29,7 @@ def _firsts(*, sidecar: bool = False, **container: Any) -> list[str]:
     ],
 )
 def test_right(probe: dict[str, Any]) -> None:
+    """Every way to probe is right in all three probes of a container."""
     assert _firsts(readinessProbe=probe, livenessProbe=probe, startupProbe=probe) == []
 
 
@@ -58,6 +59,7 @@ def test_right(probe: dict[str, Any]) -> None:
     ],
 )
 def test_readiness(probe: dict[str, Any], problem: str | None) -> None:
+    """One handler, at the container's own port, with times and thresholds inside their bounds."""
     problem = problem or f"expected 0 <= -1 <= 2147483647: {R}.periodSeconds"
     assert _firsts(readinessProbe=probe) == [problem]
 
@@ -80,5 +82,6 @@ def test_named_ports() -> None:
 
 
 def test_sidecars_say_their_port() -> None:
+    """A container that does not serve has no port to fall back on."""
     assert _firsts(sidecar=True, readinessProbe=TCP) == [f"Probe port must be specified: {R}.tcpSocket.port"]
     assert _firsts(sidecar=True, readinessProbe={**TCP, "tcpSocket": {"port": 1}}) == []

@@ -25,11 +25,13 @@ from controller.apis.quantities import parse_integer, parse_number, parse_quanti
     ],
 )
 def test_quantity(text: str, amount: str) -> None:
+    """Decimal and binary suffixes and exponents give the exact amount."""
     assert parse_quantity(text) == Decimal(amount)
 
 
 @pytest.mark.parametrize("text", ["", "m", "1 Gi", "1gi", "1KiB", "1_000", "0x10", "nan", "1e", "--1"])
 def test_not_a_quantity(text: str) -> None:
+    """Wrong case, spaces and other languages' numbers are refused."""
     with pytest.raises(ValueError, match="is not a quantity"):
         parse_quantity(text)
 
@@ -49,4 +51,5 @@ def test_not_a_number(text: str) -> None:
 
 
 def test_numbers() -> None:
+    """Signs, fractions and exponents are read."""
     assert (parse_integer("-7"), parse_integer("+7"), parse_number("1e3"), parse_number("-.5")) == (-7, 7, 1000.0, -0.5)

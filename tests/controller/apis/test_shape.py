@@ -9,6 +9,7 @@ WRONG = [None, 1, "a", [1], True]
 
 @pytest.mark.parametrize("value", WRONG)
 def test_wrong_types_read_as_absent(value: object) -> None:
+    """The schema refuses wrong types; whoever reads past it sees nothing there, and never raises."""
     parent = {"x": value}
     assert shape.struct(parent, "x", "y") == {}
     assert shape.structs(parent, "x") == []
@@ -20,6 +21,7 @@ def test_wrong_types_read_as_absent(value: object) -> None:
 
 
 def test_right_types() -> None:
+    """Values come out as they are, lists with the path of each item, entries of wrong type left out."""
     parent = {"a": {"b": {"c": 1, "d": None}}, "list": [{"n": 1}, 2, {"n": 3}], "labels": {"x": "y", "z": 1}}
     assert shape.struct(parent, "a", "b") == {"c": 1, "d": None}
     assert shape.members(shape.struct(parent, "a", "b")) == ["c"]

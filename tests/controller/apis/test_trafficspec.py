@@ -49,18 +49,21 @@ T0, T1 = "spec.traffic[0]", "spec.traffic[1]"
     ],
 )
 def test_in_a_service(traffic: list[dict[str, Any]], problems: list[str] | None) -> None:
+    """The percents sum to 100, each from 0 to 100; tags are unique; targets name revisions without contradiction."""
     found = _firsts(traffic)
     assert found == problems if problems is not None else len(found) == 2
 
 
 @pytest.mark.parametrize("tag", ["Green", "1a", "a.b", "a" * 64, "-"])
 def test_tags_become_host_names(tag: str) -> None:
+    """A tag is a DNS label, because a host name begins with it."""
     [text] = _firsts([{"percent": 100, "tag": tag}])
     assert text.startswith("not a DNS 1035 label: [")
     assert text.endswith(f"]: {T0}.tag")
 
 
 def test_configurations_are_a_routes_business() -> None:
+    """A Service has one Configuration, its own: its targets do not name one."""
     target = {"percent": 100, "configurationName": "c"}
     assert _firsts([target]) == [f"must not set the field(s): {T0}.configurationName"]
     assert _firsts([{**target, "latestRevision": True}], in_service=False) == []
@@ -82,6 +85,7 @@ def test_configurations_are_a_routes_business() -> None:
     ],
 )
 def test_in_a_route(target: dict[str, Any], problem: str) -> None:
+    """A target names a Configuration or a revision, and exactly one of them."""
     assert _firsts([{"percent": 100, **target}], in_service=False) == [problem]
 
 

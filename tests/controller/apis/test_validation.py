@@ -48,6 +48,7 @@ def _firsts(obj: dict[str, Any], old: dict[str, Any] | None = None, config: Conf
 
 
 def test_a_right_service() -> None:
+    """A Service as people write it passes."""
     assert _texts(_service()) == []
 
 
@@ -101,6 +102,7 @@ def test_generated_names() -> None:
     ],
 )
 def test_annotations_of_a_service(annotations: dict[str, str], problem: str) -> None:
+    """A known prefix with an unknown key, an autoscaling key at the wrong place and a bad duration are told."""
     assert _texts(_service(annotations=annotations)) == [problem]
 
 
@@ -117,6 +119,7 @@ def test_annotations_of_a_service(annotations: dict[str, str], problem: str) -> 
     ],
 )
 def test_annotations_that_are_right(annotations: dict[str, str]) -> None:
+    """Knative's own keys in both spellings pass, and those of others whatever they say."""
     assert _texts(_service(annotations=annotations)) == []
 
 
@@ -133,6 +136,7 @@ def test_annotations_of_a_template() -> None:
 
 
 def test_visibility() -> None:
+    """The label is cluster-local or absent: a typo must not publish a private service."""
     label = "networking.knative.dev/visibility"
     assert _texts(_service(labels={label: "cluster-local"})) == []
     assert _firsts(_service(labels={label: "public"})) == [f"invalid value: public: metadata.labels.{label}"]
@@ -189,6 +193,7 @@ def test_a_childs_users_follow_its_owner() -> None:
 
 
 def test_a_deleted_object_is_not_judged() -> None:
+    """Rules that came later must not keep an object from losing its finalizers."""
     obj = _service([{"percent": 1}], deletionTimestamp="2026-01-01T00:00:00Z")
     assert _texts(obj) == []
 
@@ -228,6 +233,7 @@ def test_a_revision_never_changes() -> None:
 
 
 def test_annotations_of_a_live_revision_have_bounds() -> None:
+    """A revision's spec is fixed, its autoscaling annotations are not: they are checked at each write."""
     old = apply_defaults(_revision(), None, Config(), "me")
     new = copy.deepcopy(old)
     new["metadata"]["annotations"] = {"autoscaling.knative.dev/window": "1s"}
@@ -247,10 +253,12 @@ def test_annotations_of_a_live_revision_have_bounds() -> None:
     ],
 )
 def test_numbers(field: str, value: int, bounds: str) -> None:
+    """Concurrency and timeouts have the bounds that config-defaults sets."""
     assert _texts(_revision(**{field: value})) == [f"{bounds}: spec.{field}"]
 
 
 def test_unlimited_concurrency_may_be_forbidden() -> None:
+    """With allow-container-concurrency-zero false, 0 is below the bounds."""
     data = {"allow-container-concurrency-zero": "false", "container-concurrency": "1"}
     config = update(Config(), "config-defaults", data)
     assert _texts(_revision(containerConcurrency=0), config=config) == [
@@ -268,6 +276,7 @@ def _named(revision: str, image: str = "hello", **meta: Any) -> dict[str, Any]:
 
 
 def test_revision_names() -> None:
+    """A revision's name begins with its parent's, is a label, and cannot be given under generateName."""
     path = "spec.template.metadata.name"
     assert _texts(_named("hello-green")) == []
     assert _texts(_named("green")) == [
@@ -295,6 +304,7 @@ def test_a_revision_name_means_one_template() -> None:
 
 
 def test_configuration() -> None:
+    """A Configuration is judged by its template, as a Service is."""
     spec = {"template": {"spec": {}}}
     assert _texts(_object(kinds.CONFIGURATION, spec)) == ["missing field(s): spec.template.spec.containers"]
     assert _texts(_object(kinds.CONFIGURATION, _service()["spec"])) == []
@@ -318,12 +328,14 @@ TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "hello-deployme
     ],
 )
 def test_pod_autoscaler(spec: dict[str, Any], problem: str) -> None:
+    """A PodAutoscaler names whole what it scales; reachability and protocol are words we know."""
     right = {"scaleTargetRef": TARGET, "reachability": "", "protocolType": "http1"}
     assert _texts(_object(kinds.POD_AUTOSCALER, right)) == []
     assert _firsts(_object(kinds.POD_AUTOSCALER, {**right, **spec})) == [problem]
 
 
 def test_pod_autoscaler_annotations() -> None:
+    """Its annotations have the same bounds as a revision's."""
     obj = _object(kinds.POD_AUTOSCALER, {"scaleTargetRef": TARGET}, annotations={"autoscaling.knative.dev/target": "x"})
     assert _firsts(obj) == ["invalid value: x: metadata.annotations.autoscaling.knative.dev/target"]
 
@@ -369,6 +381,7 @@ PATH = "spec.rules[0].http.paths"
     ],
 )
 def test_ingress(spec: dict[str, Any], problem: str) -> None:
+    """Each path has splits to ports of its own namespace that sum to 100; words and secrets are whole."""
     assert problem in _firsts(_object(kinds.INGRESS, spec))
     assert _texts(_object(kinds.INGRESS, {"rules": [_rule(_split())]})) == []
 

@@ -42,6 +42,7 @@ def _mount(volume: Spec, *gates: str, **fields: Any) -> list[str]:
     ],
 )
 def test_right(source: Spec) -> None:
+    """The sources that Knative takes without a gate."""
     assert _volume(**source) == []
 
 
@@ -76,10 +77,12 @@ def test_right(source: Spec) -> None:
     ],
 )
 def test_sources(source: Spec, problem: str) -> None:
+    """A volume has one source, whole, with paths that stay inside the volume."""
     assert _volume(**source) == [problem]
 
 
 def test_unknown_sources_are_named() -> None:
+    """A source of Kubernetes that Knative has not is refused under its own name."""
     assert f"must not set the field(s): {V}.nfs" in _volume(nfs={"server": "a"})
 
 
@@ -94,12 +97,14 @@ def test_unknown_sources_are_named() -> None:
     ],
 )
 def test_gated_sources(gate: str, source: Spec) -> None:
+    """Each of these is closed until its gate in config-features opens it."""
     [field] = source
     assert _volume(**source) == [f"must not set the field(s): {V}.{field}"]
     assert _volume(gate, **source) == []
 
 
 def test_empty_dir_can_be_closed() -> None:
+    """The gate that is open by default closes as well."""
     features = parse({"kubernetes.podspec-volumes-emptydir": "Disabled"})
     spec = {"containers": [{"volumeMounts": [{"name": "v"}]}], "volumes": [{"name": "v", "emptyDir": {}}]}
     [error] = validate_volumes(spec, features, "s")
@@ -107,6 +112,7 @@ def test_empty_dir_can_be_closed() -> None:
 
 
 def test_writing_to_claims_has_its_own_gate() -> None:
+    """An open claim is for reading; writing needs the second gate."""
     claim = {"persistentVolumeClaim": {"claimName": "a"}}
     assert _volume("persistent-volume-claim", **claim) == [f"must be true: {V}.persistentVolumeClaim.readOnly"]
     assert _volume("persistent-volume-claim", "persistent-volume-write", **claim) == []
@@ -147,6 +153,7 @@ SECRET = {"secret": {"secretName": "a"}}
     ],
 )
 def test_mounts(fields: Spec, problem: str) -> None:
+    """A mount names a volume and an absolute path that the system does not need; read-only sources stay so."""
     assert _mount(SECRET, **fields) == [problem]
 
 
@@ -157,6 +164,7 @@ def test_mounts_that_are_right() -> None:
 
 
 def test_mount_propagation() -> None:
+    """With its gate open, mounts may come in from the host, never go out to it."""
     gate = "volumes-mount-propagation"
     assert _mount(SECRET, gate, mountPropagation="HostToContainer") == []
     assert _mount(SECRET, gate, mountPropagation="Bidirectional") == [
@@ -165,6 +173,7 @@ def test_mount_propagation() -> None:
 
 
 def test_mount_paths_are_unique() -> None:
+    """Paths are compared after cleaning: a slash at the end makes no other place."""
     mounts = [{"name": "v", "mountPath": path} for path in ("/data", "/data/", "/data/x")]
     errors = validate_mounts({"volumeMounts": mounts}, {"v": {"emptyDir": {}}}, _features(), "c")
     assert [str(error) for error in errors] == ['"/data" must be unique: c.volumeMounts[1].mountPath']

@@ -6,12 +6,14 @@ from controller.config.defaults import DefaultsConfig, parse
 
 
 def test_defaults_are_knatives() -> None:
+    """An empty map gives Knative's numbers and the container name user-container."""
     config = parse({})
     assert config == DefaultsConfig()
     assert config.container_name_template.render({"Name": "x"}) == "user-container"
 
 
 def test_every_key_is_read() -> None:
+    """Each key sets its field."""
     config = parse(
         {
             "revision-timeout-seconds": "100",

@@ -30,10 +30,12 @@ def test_render() -> None:
     ],
 )
 def test_anything_else_is_an_error(source: str) -> None:
+    """Functions, conditions, unknown fields and text that no host name can hold are refused."""
     with pytest.raises(ValueError, match=r"is not one of|does not fit"):
         parse_template(source, ALL)
 
 
 def test_maps_only_where_they_are_allowed() -> None:
+    """Labels and annotations may be read in templates that offer them only."""
     with pytest.raises(ValueError, match="is not one of"):
         parse_template('{{index .Labels "k"}}', frozenset({"Name"}))

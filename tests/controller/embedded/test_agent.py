@@ -138,6 +138,7 @@ def python(code, **more):
 
 
 async def test_a_pod_becomes_a_process_with_a_port_and_a_log(world):
+    """A pod runs on loopback at the port its annotation names, and what it prints is kept."""
     probe = {"httpGet": {"path": "/", "port": 8080}}
     key = await world.create(container=python(SERVER, ports=[{"containerPort": 8080}], readinessProbe=probe))
     pod = await world.pod(key, ready)
@@ -149,6 +150,7 @@ async def test_a_pod_becomes_a_process_with_a_port_and_a_log(world):
 
 
 async def test_deleting_a_pod_ends_its_process_then_the_pod(world):
+    """The object goes only after its process, and its logs go with it."""
     key = await world.create(container={"command": ["sleep", "100"]})
     pod = await world.pod(key, ready)
     await world.kube.delete(kinds.POD, key)
@@ -158,6 +160,7 @@ async def test_deleting_a_pod_ends_its_process_then_the_pod(world):
 
 
 async def test_who_ignores_sigterm_is_killed_after_the_grace_period(world):
+    """A process that will not go is killed, so that a pod always ends."""
     script = "trap '' TERM; echo deaf; while :; do sleep 0.01; done"
     key = await world.create(container={"command": ["sh", "-c", script]}, terminationGracePeriodSeconds=1)
     pod = await world.pod(key, ready)
@@ -167,6 +170,7 @@ async def test_who_ignores_sigterm_is_killed_after_the_grace_period(world):
 
 
 async def test_pre_stop_runs_before_sigterm(world):
+    """The hook runs to its end, in the container's environment and directory, while the process lives."""
     hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo $NAME > stopped"]}}}
     container = {"command": ["sleep", "100"], "lifecycle": hook, "env": [{"name": "NAME", "value": "x"}]}
     key = await world.create(container=container)
@@ -177,6 +181,7 @@ async def test_pre_stop_runs_before_sigterm(world):
 
 
 async def test_a_pre_stop_hook_that_uses_up_the_grace_period_still_leaves_sigterm(world):
+    """However long the hook takes, the process is asked before it is killed."""
     hook = {"preStop": {"exec": {"command": ["sleep", "100"]}}}
     script = "trap 'echo told > asked; exit' TERM; echo up; while :; do sleep 0.01; done"
     container = {"command": ["sh", "-c", script], "lifecycle": hook}
@@ -188,6 +193,7 @@ async def test_a_pre_stop_hook_that_uses_up_the_grace_period_still_leaves_sigter
 
 
 async def test_command_not_found_is_in_the_status_with_the_systems_words(world):
+    """The status says what could not be executed, as a container engine does: exit code 128."""
     key = await world.create(container={"command": ["no-such-program"]})
     pod = await world.pod(key, waiting("RunContainerError"))
     end = status_of(pod)["lastState"]["terminated"]
@@ -196,6 +202,7 @@ async def test_command_not_found_is_in_the_status_with_the_systems_words(world):
 
 
 async def test_a_crash_tells_its_last_words_and_loops_with_back_off(world):
+    """The status has exit code, the end of the output and the wait; the life before is still readable."""
     key = await world.create(container={"command": ["sh", "-c", "echo dying >&2; exit 3"]})
     pod = await world.pod(key, waiting("CrashLoopBackOff"))
     told = status_of(pod)
@@ -207,6 +214,7 @@ async def test_a_crash_tells_its_last_words_and_loops_with_back_off(world):
 
 
 async def test_never_restarted_pods_end_succeeded_or_failed(world):
+    """With restartPolicy Never the exit code decides the phase, and such a pod can be deleted."""
     good = await world.create("good", container={"command": ["true"]}, restartPolicy="Never")
     bad = await world.create("bad", container={"command": ["false"]}, restartPolicy="Never")
     assert await world.pod(good, lambda pod: pod.get("status", {}).get("phase") == "Succeeded")
@@ -217,6 +225,7 @@ async def test_never_restarted_pods_end_succeeded_or_failed(world):
 
 
 async def test_an_image_without_a_command_says_what_to_add(world):
+    """The sentence that helps is in the container's status and in the Ready condition."""
     key = await world.create(container={"image": "hello:1"})
     pod = await world.pod(key, waiting("ErrImagePull"))
     assert "podIP" not in pod["status"]
@@ -227,6 +236,7 @@ async def test_an_image_without_a_command_says_what_to_add(world):
 
 
 async def test_a_container_that_never_listens_is_not_ready_and_the_condition_names_the_port(world):
+    """Not ready comes with its cause: the port on this machine that nobody opened."""
     probe = {"tcpSocket": {"port": 8080}}
     container = {"command": ["sleep", "100"], "ports": [{"containerPort": 8080}], "readinessProbe": probe}
     key = await world.create(container=container)
@@ -243,6 +253,7 @@ async def test_a_container_that_never_listens_is_not_ready_and_the_condition_nam
 
 
 async def test_readiness_by_a_command_comes_and_goes(world):
+    """Ready follows the probe both ways while the process stays the same."""
     probe = {"exec": {"command": ["test", "-e", "up"]}, "periodSeconds": 1, "failureThreshold": 1}
     key = await world.create(container={"command": ["sleep", "100"], "readinessProbe": probe})
     await world.pod(key, lambda pod: pid_of(pod) and not ready(pod))
@@ -253,6 +264,7 @@ async def test_readiness_by_a_command_comes_and_goes(world):
 
 
 async def test_liveness_failure_restarts_the_container(world):
+    """A live process that fails its liveness probe is replaced, and the restart is counted."""
     probe = {"httpGet": {"path": "/"}, "periodSeconds": 1, "failureThreshold": 1}
     startup = {"tcpSocket": {}, "periodSeconds": 1}
     key = await world.create(
@@ -266,6 +278,7 @@ async def test_liveness_failure_restarts_the_container(world):
 
 
 async def test_env_from_config_map_and_secret_and_its_absence(world):
+    """Without its map a container waits and says for what; with it the values are in its environment."""
     variables = [
         {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
         {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "t"}}},
@@ -289,6 +302,7 @@ async def test_env_from_config_map_and_secret_and_its_absence(world):
 
 
 async def test_volume_mounts_are_refused_with_a_sentence(world):
+    """A mount that a local process cannot have keeps the container from starting without it."""
     mounts = [{"name": "v", "mountPath": "/data"}]
     volumes = [{"name": "v", "emptyDir": {}}]
     key = await world.create(container={"command": ["true"], "volumeMounts": mounts}, volumes=volumes)
@@ -339,6 +353,7 @@ async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
 
 
 async def test_a_restart_starts_everything_anew_and_counts_it(world):
+    """No process outlives the agent; the next one starts its pods again, on other ports."""
     key = await world.create(container={"command": ["sleep", "100"], "ports": [{"containerPort": 8080}]})
     first = await world.pod(key, ready)
     await world.down()
@@ -351,6 +366,7 @@ async def test_a_restart_starts_everything_anew_and_counts_it(world):
 
 
 async def test_a_pod_deleted_while_nobody_ran_goes_at_the_next_start(world):
+    """A pod marked for deletion has no process any more: the next agent lets it go."""
     key = await world.create(container={"command": ["sleep", "100"]})
     await world.pod(key, ready)
     await world.down()
@@ -360,6 +376,7 @@ async def test_a_pod_deleted_while_nobody_ran_goes_at_the_next_start(world):
 
 
 async def test_what_happens_to_a_pod_is_told_in_events(world):
+    """`kubectl describe pod` shows that it started."""
     key = await world.create(container={"command": ["sleep", "100"]})
     await world.pod(key, ready)
     async with asyncio.timeout(10):

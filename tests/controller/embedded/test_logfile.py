@@ -10,6 +10,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_rotation_bounds_what_is_kept(tmp_path):
+    """However much a container prints, three files of the given size hold the newest of it."""
     writer = LogWriter(tmp_path / "0.log", max_bytes=1000)
     for number in range(100):
         writer.write("stdout", f"line {number} {'x' * 50}\n".encode(), NOW)
@@ -21,6 +22,7 @@ def test_rotation_bounds_what_is_kept(tmp_path):
 
 
 def test_the_tail_is_the_last_two_kilobytes_or_eighty_lines(tmp_path):
+    """A termination message has the smaller of the two bounds, as in Kubernetes."""
     writer = LogWriter(tmp_path / "0.log")
     writer.write("stdout", b"".join(b"%d\n" % n for n in range(100)), NOW)
     assert writer.tail().splitlines() == [str(n) for n in range(20, 100)]

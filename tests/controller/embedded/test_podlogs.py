@@ -31,6 +31,7 @@ def filled(logs, life=0, lines=("one", "two", "three"), now=NOW):
 
 
 async def test_entries_are_cri_and_read_back_plain(logs):
+    """On disk a line has time, stream and tag, as the CRI writes it; a reader gets text, with times if asked."""
     writer = filled(logs, lines=["one"])
     writer.write("stderr", b"two\n", NOW)
     assert writer.path.read_text() == (
@@ -44,6 +45,7 @@ async def test_entries_are_cri_and_read_back_plain(logs):
 
 
 async def test_lines_cut_anywhere_come_back_whole(logs):
+    """A line is written when it is complete, and at the end of the stream whatever is left."""
     writer = logs.writer(POD, "c", 0)
     for byte in b"hello\nwor":
         writer.write("stdout", bytes([byte]), NOW)
@@ -53,6 +55,7 @@ async def test_lines_cut_anywhere_come_back_whole(logs):
 
 
 async def test_a_long_line_is_written_in_parts_and_read_as_one(logs):
+    """No entry exceeds the CRI's limit, and readers count the parts as the one line they were."""
     writer = logs.writer(POD, "c", 0)
     writer.write("stdout", b"x" * 40000, NOW)
     assert writer.path.read_text().count(" stdout P ") == 2
@@ -65,16 +68,19 @@ async def test_a_long_line_is_written_in_parts_and_read_as_one(logs):
 
 @pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "three\n"), (2, "two\nthree\n"), (9, "one\ntwo\nthree\n")])
 async def test_tail(logs, count, text):
+    """The last lines, as many as there are; 0 is none."""
     filled(logs).close(NOW)
     assert await read(logs, tail_lines=count) == text
 
 
 async def test_limit_bytes_cuts_exactly(logs):
+    """The limit counts bytes and may fall inside a line."""
     filled(logs).close(NOW)
     assert await read(logs, limit_bytes=5) == "one\nt"
 
 
 async def test_since_leaves_older_lines_out(logs):
+    """Lines older than the given seconds are skipped."""
     writer = filled(logs, lines=["old"], now=datetime.now(UTC) - timedelta(minutes=5))
     writer.write("stdout", b"new\n", datetime.now(UTC))
     assert await read(logs, since_seconds=60) == "new\n"
@@ -82,6 +88,7 @@ async def test_since_leaves_older_lines_out(logs):
 
 
 async def test_previous_is_the_life_before_and_older_ones_are_removed(logs):
+    """Two lives of a container are kept; a pod that is forgotten has no log."""
     for life in range(3):
         filled(logs, life, [f"life {life}"]).close(NOW)
     assert await read(logs) == "life 2\n"
@@ -92,12 +99,14 @@ async def test_previous_is_the_life_before_and_older_ones_are_removed(logs):
 
 
 async def test_previous_of_a_first_life_is_refused(logs):
+    """Without a restart there is no life before, and the error says so."""
     filled(logs).close(NOW)
     with pytest.raises(LogError, match="has not been restarted"):
         await read(logs, previous=True)
 
 
 async def test_a_rotated_log_is_read_in_order(logs, monkeypatch):
+    """Readers see one log, oldest line first, whatever file it is in."""
     writer = logs.writer(POD, "c", 0)
     monkeypatch.setattr(writer, "_max_bytes", 200)
     for number in range(9):
@@ -108,6 +117,7 @@ async def test_a_rotated_log_is_read_in_order(logs, monkeypatch):
 
 
 async def test_following_sees_what_comes_over_rotations_until_the_end(logs, monkeypatch):
+    """A follower misses nothing and repeats nothing, and ends with the container."""
     writer = filled(logs)
     monkeypatch.setattr(writer, "_max_bytes", 300)
     stream = await logs.open(POD, "c", follow=True, tail_lines=1)
@@ -124,6 +134,7 @@ async def test_following_sees_what_comes_over_rotations_until_the_end(logs, monk
 
 
 async def test_a_follower_that_leaves_is_forgotten(logs):
+    """A client that hangs up leaves nobody waiting at the writer."""
     writer = filled(logs)
     stream = await logs.open(POD, "c", follow=True)
     await anext(stream)
@@ -138,6 +149,7 @@ async def test_a_follower_that_leaves_is_forgotten(logs):
 
 
 def test_logs_of_pods_that_are_gone_are_removed(logs):
+    """At a start only the folders of pods that still exist stay."""
     filled(logs).close(NOW)
     logs.forget_all_but({UID})
     assert [folder.name for folder in logs._root.iterdir()] == [f"n_p_{UID}"]

@@ -45,6 +45,7 @@ def test_first_restart_is_immediate_then_ten_seconds_doubling_to_five_minutes():
 
 
 def test_ten_minutes_of_running_reset_the_back_off():
+    """A container that ran that long starts again at once, whatever came before."""
     life = Life("c", "i")
     for _ in range(4):
         life = crash(running(life, T0), T0)
@@ -53,6 +54,7 @@ def test_ten_minutes_of_running_reset_the_back_off():
 
 
 def test_crash_loop_says_how_long_and_what():
+    """The second crash waits ten seconds: the status says so, and the deadline is when they are over."""
     life = crash(running(crash(running(Life("c", "i"), T0), T0), T0), T0)
     assert life.waiting == Waiting("CrashLoopBackOff", "back-off 10s restarting failed container=c")
     assert not podphase.due(life, at(9.9))
@@ -79,6 +81,7 @@ def test_restart_policy_decides_between_restart_and_end(policy, code, phase, aga
 
 
 def test_an_end_is_told_in_last_state():
+    """Exit code, signal, reason, last words and both times are there while the next life waits."""
     life = podphase.exited(
         running(Life("c", "i"), T0), 137, 9, out_of_memory=True, message="last words", policy="Always", now=at(5)
     )
@@ -97,6 +100,7 @@ def test_an_end_is_told_in_last_state():
 
 
 def test_a_program_that_cannot_start_is_a_start_error_with_back_off():
+    """It counts as a crash with exit code 128, and its wait doubles."""
     life = podphase.unstartable(Life("c", "i"), 'exec: "x": no', policy="Always", now=T0)
     assert life.waiting == Waiting("RunContainerError", 'exec: "x": no')
     assert (life.last.exit_code, life.last.reason, life.last.message) == (128, "StartError", 'exec: "x": no')
@@ -107,6 +111,7 @@ def test_a_program_that_cannot_start_is_a_start_error_with_back_off():
 
 
 def test_an_unknown_image_is_an_image_pull_error_that_repeats_what_to_do():
+    """The reasons are those kubectl users know; the advice is in each of them."""
     life = podphase.no_command(Life("c", "hello:1"), "add it", T0)
     assert life.waiting == Waiting("ErrImagePull", "add it")
     assert podphase.no_command(life, "add it", T0).waiting == Waiting(
@@ -117,6 +122,7 @@ def test_an_unknown_image_is_an_image_pull_error_that_repeats_what_to_do():
 
 
 def test_a_missing_config_map_is_looked_for_again_every_five_seconds():
+    """It is no crash: the wait does not grow, and no restart is counted."""
     life = podphase.misconfigured(Life("c", "i"), 'configmap "x" not found', T0)
     assert life.waiting.reason == "CreateContainerConfigError"
     assert life.retry_at == at(5)
@@ -124,6 +130,7 @@ def test_a_missing_config_map_is_looked_for_again_every_five_seconds():
 
 
 def test_without_a_readiness_probe_a_running_container_is_ready():
+    """Then running is all that Ready asks for."""
     told = status(running(Life("c", "i"), T0))
     assert told["phase"] == "Running"
     assert condition(told, "Ready")["status"] == condition(told, "ContainersReady")["status"] == "True"
@@ -131,6 +138,7 @@ def test_without_a_readiness_probe_a_running_container_is_ready():
 
 
 def test_unready_says_which_container_and_why():
+    """The Ready condition has the probe's own words, until the probe passes."""
     life = running(Life("c", "i"), T0, probed=True)
     probe = podphase.probe_of({"readinessProbe": {"tcpSocket": {"port": 80}}}, "readinessProbe", {80: 20001})
     life = podphase.probed(life, probe, False, "nothing listens on port 20001")
@@ -141,6 +149,7 @@ def test_unready_says_which_container_and_why():
 
 
 def test_transition_time_moves_only_with_the_status():
+    """A condition that stays as it was keeps its time, and an unchanged status is equal to the old one."""
     life = running(Life("c", "i"), T0)
     first = status(life, now=T0)
     second = status(life, old=first, now=at(60))
@@ -151,6 +160,7 @@ def test_transition_time_moves_only_with_the_status():
 
 
 def test_a_startup_probe_holds_readiness_back():
+    """Before it has passed a container is neither started nor ready, even without a readiness probe."""
     life = podphase.started(Life("c", "i"), 7, T0, startup_probe=True, readiness_probe=False)
     assert not life.ready
     assert status(life)["containerStatuses"][0]["started"] is False
@@ -172,11 +182,13 @@ CONTAINER = {"ports": [{"name": "user-port", "containerPort": 8080}]}
     ],
 )
 def test_a_probed_port_is_the_one_on_this_machine(spec, port):
+    """The container's port, by number or name or by default, is its port here; another number is taken as it is."""
     probe = podphase.probe_of({**CONTAINER, "readinessProbe": spec}, "readinessProbe", {8080: 20001})
     assert probe.port == port
 
 
 def test_probe_defaults_are_kubernetes():
+    """Path, scheme, times and thresholds that are not given are those of Kubernetes."""
     probe = podphase.probe_of({**CONTAINER, "livenessProbe": {"httpGet": {}}}, "livenessProbe", {})
     assert (probe.path, probe.scheme, probe.period, probe.timeout) == ("/", "HTTP", 10, 1)
     assert (probe.success_threshold, probe.failure_threshold, probe.initial_delay) == (1, 3, 0)
@@ -196,6 +208,7 @@ def test_a_host_port_annotation_that_is_none_maps_nothing(text):
 
 
 def test_thresholds_are_of_results_in_a_row():
+    """A result of the other kind begins the count anew; between the thresholds the verdict stays."""
     probe = podphase.Probe("readiness", success_threshold=2, failure_threshold=3)
     seen, tally = [], Tally()
     for passed in (True, False, True, True, False, False, True, False, False, False):
@@ -214,4 +227,5 @@ def test_a_starting_container_is_probed_often(age, passed, interval):
 
 
 def test_a_command_is_not_run_forty_times_a_second():
+    """A probe that starts a process waits longer between attempts than one that opens a connection."""
     assert podphase.probe_interval(podphase.Probe("readiness", command=("x",)), 0, passed=False) == 0.25

@@ -20,6 +20,7 @@ def _binds(port: int) -> bool:
 
 
 def test_ports_are_distinct_and_a_released_one_is_last_in_line():
+    """Endpoints may still name a port that was just given back, so every other one goes first."""
     low = free_range(10)
     ports = PortAllocator(low=low, high=low + 9)
     first = ports.take()
@@ -28,12 +29,14 @@ def test_ports_are_distinct_and_a_released_one_is_last_in_line():
 
 
 def test_a_port_in_use_is_passed_over():
+    """A port that something else listens on is not handed out."""
     low = free_range(4)
     with socket.create_server(("127.0.0.1", low)):
         assert PortAllocator(low=low, high=low + 3).take() == low + 1
 
 
 def test_a_held_port_is_never_handed_out():
+    """A port kept aside stays aside, even when it is the last."""
     low = free_range(2)
     ports = PortAllocator(low=low, high=low + 1)
     ports.hold(low)
@@ -43,11 +46,13 @@ def test_a_held_port_is_never_handed_out():
 
 
 def test_the_offset_is_where_it_begins():
+    """Two platforms with different offsets do not walk the range in step; beyond the range it wraps."""
     low = free_range(4)
     assert PortAllocator(low=low, high=low + 3, offset=4002).take() == low + 2
 
 
 def test_none_left_says_so():
+    """The error names the range and that all of it is in use."""
     low = free_range(1)
     ports = PortAllocator(low=low, high=low)
     ports.take()

@@ -52,6 +52,7 @@ async def peer(answer: bytes | None, tls: ssl.SSLContext | None = None):
     ("status", "passed"), [(b"200 OK", True), (b"302 Found", True), (b"399", True), (b"404 No", False), (b"503", False)]
 )
 async def test_two_and_three_hundreds_pass(status, passed):
+    """200 to 399 pass; other statuses fail, with URL and status in the message."""
     async with peer(b"HTTP/1.1 " + status + b"\r\n\r\n") as (port, _):
         result = await probes.attempt(replace(HTTP, port=port), never)
     assert result.passed is passed
@@ -73,6 +74,7 @@ async def test_the_request_is_kubelets_with_the_users_fields():
 
 
 async def test_https_is_not_verified(tmp_path):
+    """As in Kubernetes, a probe takes any certificate."""
     credentials = load_or_create(tmp_path, datetime.now(UTC))
     async with peer(OK, credentials.server_context()) as (port, _):
         result = await probes.attempt(replace(HTTP, port=port, scheme="HTTPS", timeout=5), never)
@@ -80,18 +82,21 @@ async def test_https_is_not_verified(tmp_path):
 
 
 async def test_an_answer_that_is_not_http():
+    """A peer with another protocol fails the probe, and the message says so."""
     async with peer(b"220 smtp ready\r\n") as (port, _):
         result = await probes.attempt(replace(HTTP, port=port), never)
     assert result.message == f"GET http://127.0.0.1:{port}/ready: the answer is not HTTP/1.1"
 
 
 async def test_silence_ends_with_the_timeout():
+    """A peer that says nothing fails the probe after its seconds."""
     async with peer(None) as (port, _):
         result = await probes.attempt(replace(HTTP, port=port), never)
     assert result.message == f"GET http://127.0.0.1:{port}/ready: no answer within 0.2s"
 
 
 async def test_a_listening_port_passes_a_tcp_probe():
+    """A connection is all that a TCP probe asks for."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert (await probes.attempt(Probe("readiness", port=port), never)).passed
@@ -99,6 +104,7 @@ async def test_a_listening_port_passes_a_tcp_probe():
 
 @pytest.mark.parametrize("probe", [HTTP, Probe("readiness")])
 async def test_a_port_nobody_listens_on_is_named(probe):
+    """The commonest mistake, another port than PORT, is in the message."""
     with socket.socket() as holder:  # bound, not listening: nobody else can
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
@@ -108,6 +114,7 @@ async def test_a_port_nobody_listens_on_is_named(probe):
 
 
 async def test_a_probe_without_a_port_says_so():
+    """Nothing is dialled where neither probe nor container names a port."""
     result = await probes.attempt(Probe("liveness"), never)
     assert result.message == "the liveness probe names no port and the container declares none"
 
@@ -123,6 +130,8 @@ async def test_a_probe_without_a_port_says_so():
     ],
 )
 async def test_a_command_passes_with_exit_code_zero(outcome, passed, message):
+    """Else the message is its output, or why there is none."""
+
     async def run(argv, timeout):
         assert (argv, timeout) == (("check", "it"), 1.0)
         if isinstance(outcome, Exception):
@@ -134,6 +143,7 @@ async def test_a_command_passes_with_exit_code_zero(outcome, passed, message):
 
 
 async def test_refused_probes_leave_no_descriptor_open():
+    """A probe that fails for hours must not use up the process's files."""
     before = len(os.listdir("/dev/fd"))
     for _ in range(50):
         await probes.attempt(replace(HTTP, port=1), never)

@@ -58,6 +58,7 @@ def condition(status, kind):
 
 
 def test_pods_carry_the_template_their_owner_and_the_template_hash():
+    """A pod is its template plus owner, hash, node and a name of its own."""
     owner = deployment(2)
     first, second = plan_for(owner).create
     assert first["metadata"]["labels"] == {
@@ -78,6 +79,7 @@ def test_a_plan_from_a_stale_cache_names_the_same_pods():
 
 
 def test_the_name_of_an_ending_pod_is_not_free():
+    """A pod that is going does not count, but its name is taken until it is gone."""
     owner = deployment(1)
     ending = pods_of(owner, 1)[0]
     ending["metadata"]["deletionTimestamp"] = meta.format_time(T0)
@@ -86,6 +88,7 @@ def test_the_name_of_an_ending_pod_is_not_free():
 
 
 def test_a_deployment_that_is_going_makes_no_pods():
+    """Else a deletion would race with the pods that replace its own."""
     owner = deployment(1)
     owner["metadata"]["deletionTimestamp"] = meta.format_time(T0)
     assert plan_for(owner).create == ()
@@ -144,6 +147,7 @@ def test_only_what_a_deployment_made_and_nobody_controls_is_taken_over():
 
 
 def test_scale_down_takes_unready_then_cheap_then_young():
+    """The order of Kubernetes' ReplicaSet: what costs least to lose goes first."""
     owner = deployment(4)
     unready, cheap, young, old = pods_of(owner, 4)
     unready = ready(unready, is_ready=False)
@@ -155,6 +159,7 @@ def test_scale_down_takes_unready_then_cheap_then_young():
 
 
 def test_finished_pods_are_replaced_and_removed():
+    """A pod that has ended serves nobody."""
     owner = deployment(1)
     (pod,) = pods_of(owner, 1)
     pod["status"]["phase"] = "Failed"
@@ -164,6 +169,7 @@ def test_finished_pods_are_replaced_and_removed():
 
 
 def test_a_rolling_update_surges_by_at_least_one_and_waits_for_it():
+    """An old pod goes only when a new one is ready in its place."""
     owner = deployment(2)
     old = pods_of(owner, 2)
     changed = deployment(2, image="b")
@@ -176,6 +182,7 @@ def test_a_rolling_update_surges_by_at_least_one_and_waits_for_it():
 
 
 def test_recreate_waits_until_the_old_pods_are_gone():
+    """Old and new never run at the same time, not even while the old one is ending."""
     owner = deployment(1)
     (old,) = pods_of(owner, 1)
     changed = deployment(1, image="b", strategy={"type": "Recreate"})
@@ -187,6 +194,7 @@ def test_recreate_waits_until_the_old_pods_are_gone():
 
 
 def test_status_counts_what_is_there():
+    """Replicas are those that exist; unavailable counts also those still missing."""
     owner = deployment(3)
     first, second = pods_of(owner, 2)
     status = plan_for(owner, [first, ready(second, is_ready=False)]).status
@@ -203,6 +211,7 @@ def test_status_counts_what_is_there():
 
 
 def test_min_ready_seconds_delays_availability():
+    """A pod is available when it was ready that long, and the plan asks to look again just then."""
     owner = deployment(1, minReadySeconds=30)
     pods = pods_of(owner, 1, since=T0)
     plan = plan_for(owner, pods, T0 + timedelta(seconds=10))
@@ -330,6 +339,7 @@ def slices_for(owner, *pods, present=()):
 
 
 def test_one_slice_per_distinct_port_set():
+    """A slice has one set of ports, so pods on different host ports are in different slices."""
     plan = slices_for(service(), backend("a", host_port=20001), backend("b", host_port=20002))
     assert sorted((p["ports"][0]["port"], p["endpoints"][0]["targetRef"]["name"]) for p in plan.create) == [
         (20001, "a"),
@@ -346,6 +356,7 @@ def test_one_slice_per_distinct_port_set():
 
 
 def test_without_host_ports_pods_share_a_slice_on_the_container_port():
+    """Where pods have addresses of their own the slice is the usual one."""
     (piece,) = slices_for(service(), backend("a", ip="10.0.0.1"), backend("b", ip="10.0.0.2")).create
     assert piece["ports"][0]["port"] == 8080
     assert [one["addresses"] for one in piece["endpoints"]] == [["10.0.0.1"], ["10.0.0.2"]]
@@ -356,6 +367,7 @@ def test_without_host_ports_pods_share_a_slice_on_the_container_port():
     [({"targetPort": 9090}, 9090), ({"targetPort": 8080}, 20001), ({}, 80), ({"targetPort": "no"}, None)],
 )
 def test_target_ports_by_number_name_and_default(target, port):
+    """A targetPort that the pod has is its host port; another number stays as it is; an unknown name gives none."""
     owner = service(ports=[{"port": 80, **target}])
     (piece,) = slices_for(owner, backend("a", host_port=20001)).create
     assert [entry["port"] for entry in piece["ports"]] == ([port] if port else [])
@@ -370,17 +382,20 @@ def test_target_ports_by_number_name_and_default(target, port):
     ],
 )
 def test_endpoint_conditions(given, conditions):
+    """Ready, serving and terminating say what Kubernetes says of a pod in that state."""
     (piece,) = slices_for(service(), backend("a", **given)).create
     told = piece["endpoints"][0]["conditions"]
     assert (told["ready"], told["serving"], told["terminating"]) == conditions
 
 
 def test_pods_without_address_and_finished_ones_are_no_endpoints():
+    """Nothing could be sent to them."""
     plan = slices_for(service(), backend("a", ip=""), backend("b", phase="Succeeded"))
     assert plan.create == ()
 
 
 def test_publish_not_ready_addresses():
+    """The Service's flag calls every endpoint ready."""
     (piece,) = slices_for(service(publishNotReadyAddresses=True), backend("a", is_ready=False)).create
     assert piece["endpoints"][0]["conditions"]["ready"] is True
 
@@ -403,11 +418,14 @@ def test_slices_follow_the_pods_and_then_rest():
 
 
 def test_a_hundred_endpoints_fill_a_slice():
+    """Kubernetes' limit; the next one opens another slice."""
     plan = slices_for(service(), *(backend(f"p{n}", ip=f"10.0.0.{n}") for n in range(101)))
     assert sorted(len(piece["endpoints"]) for piece in plan.create) == [1, 100]
 
 
 def test_a_pod_concerns_the_services_that_select_it():
+    """Found by one label of the pod, then checked against the whole selector."""
+
     class Cache:
         def get(self, kind, key):
             return None

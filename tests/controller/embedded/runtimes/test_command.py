@@ -33,6 +33,7 @@ def environment(container, sources=Sources(), forced=None):  # noqa: B008 - froz
     ],
 )
 def test_references_are_expanded_as_kubernetes_does(text, expanded):
+    """$(NAME) of a known variable is replaced, $$ is one dollar, everything else stays as written."""
     assert command.expand(text, {"A": "1"}) == expanded
 
 
@@ -49,11 +50,13 @@ def test_references_are_expanded_as_kubernetes_does(text, expanded):
     ],
 )
 def test_command_line(container, line):
+    """The container's command wins; else the image's, by exact reference, by repository, by last name."""
     images = {"hello": ["run", "hello"], "reg:5000/x/app": ["app"], "exact:2": ["exact"]}
     assert command.command_line(container, images, {"X": "1"}) == line
 
 
 def test_an_unknown_image_says_what_to_add():
+    """There are no images on a machine without an engine: the error shows both ways out."""
     with pytest.raises(NoCommand) as caught:
         command.command_line({"image": "exact:3"}, {"exact:2": ["x"]}, {})
     assert str(caught.value) == (
@@ -63,6 +66,7 @@ def test_an_unknown_image_says_what_to_add():
 
 
 def test_sources_of_variables():
+    """envFrom, literals, keys and pod fields together; optional ones may be absent, impossible names are left out."""
     container = {
         "envFrom": [
             {"configMapRef": {"name": "cm"}, "prefix": "P_"},
@@ -125,11 +129,13 @@ def test_port_is_ours_whatever_the_container_says():
     ],
 )
 def test_what_cannot_be_resolved_is_named(variable, sources, message):
+    """A missing map or key, or a source without meaning here, is an error that names it."""
     with pytest.raises(ConfigError) as caught:
         environment({"env": [{"name": "V", "valueFrom": variable}]}, sources)
     assert str(caught.value) == message
 
 
 def test_a_whole_missing_source_is_named():
+    """envFrom of a map that is not there is an error unless it is optional."""
     with pytest.raises(ConfigError, match='configmap "cm" not found'):
         environment({"envFrom": [{"configMapRef": {"name": "cm"}}]})

@@ -71,6 +71,7 @@ async def bench(tmp_path):
 
 
 async def test_output_of_both_streams_and_the_exit_code(bench):
+    """Both streams land in the log, each line under its stream's name, and the exit code is reported."""
     _, done, log = await bench.start("sh", "-c", "echo out; echo err >&2; exit 3")
     assert (await done).code == 3
     text = log.path.read_text()
@@ -80,6 +81,7 @@ async def test_output_of_both_streams_and_the_exit_code(bench):
 
 
 async def test_the_environment_is_what_was_given_and_stdin_is_at_its_end(bench):
+    """Nothing of the platform's own environment, and no terminal, gets into a container."""
     _, done, log = await bench.start("sh", "-c", "env; cat", X="1")
     await done
     names = {line.partition("=")[0] for line in log.tail().splitlines()}
@@ -95,6 +97,7 @@ async def test_a_container_gets_three_descriptors(bench):
 
 
 async def test_working_dir_is_relative_to_the_start_directory(bench, tmp_path):
+    """A relative workingDir is taken from where the platform was started."""
     (tmp_path / "sub").mkdir()
     _, done, log = await bench.start("pwd", working_dir="sub")
     await done
@@ -111,17 +114,20 @@ async def test_working_dir_is_relative_to_the_start_directory(bench, tmp_path):
     ],
 )
 async def test_a_start_that_fails_says_why_in_the_systems_words(bench, argv, message):
+    """A program that cannot be executed raises StartError with its name and the system's reason."""
     with pytest.raises(StartError) as caught:
         await bench.start(*argv)
     assert str(caught.value) == message
 
 
 async def test_a_missing_working_dir_is_named(bench):
+    """A workingDir that is not there is told apart from a missing program."""
     with pytest.raises(StartError, match='workingDir "/no/such": No such file or directory'):
         await bench.start("true", working_dir="/no/such")
 
 
 async def test_a_signal_reaches_the_group_and_is_reported(bench):
+    """An end by signal N has the exit code 128 + N, and the signal beside it."""
     process, done, _ = await bench.start("sleep", "100")
     process.signal(signal.SIGTERM)
     end = await done
@@ -151,6 +157,7 @@ async def test_a_container_ends_with_its_first_process(bench):
 
 @LINUX_ONLY
 async def test_close_leaves_nothing_behind(bench):
+    """Descendants that left the process group end too, and nothing starts after."""
     script = "setsid sh -c 'echo $$; exec sleep 100' & echo $$; sleep 100"
     _, done, log = await bench.start("sh", "-c", script)
     await until(lambda: len(log.tail().split()) == 2)
@@ -162,12 +169,14 @@ async def test_close_leaves_nothing_behind(bench):
 
 
 async def test_run_returns_code_and_output(bench):
+    """A short command is waited for; its output and exit code come back."""
     launch = Launch("x", ("sh", "-c", "echo hi; exit 4"), {"PATH": os.environ["PATH"]}, ".")
     done = await bench.runtime.run(launch, 10)
     assert (done.code, done.output) == (4, "hi")
 
 
 async def test_run_kills_what_takes_too_long(bench):
+    """After its seconds a command is killed and TimeoutError raised."""
     with pytest.raises(TimeoutError):
         await bench.runtime.run(Launch("x", ("sleep", "100"), {"PATH": os.environ["PATH"]}, "."), 0.05)
 
@@ -181,6 +190,7 @@ async def test_a_hundred_at_once_with_large_environments(bench):
 
 @LINUX_ONLY
 async def test_a_killed_launcher_takes_its_containers_along_and_is_replaced(bench):
+    """No container outlives the launcher unwatched, and the next start has a new one."""
     process, done, _ = await bench.start("sleep", "100")
     os.kill(parent(process.pid), signal.SIGKILL)
     assert (await done).signal == 9
