@@ -108,6 +108,10 @@ class Gateway:
         assert all(served.traffic.in_flight == 0 for served in self.exchanges.served.values())
         assert self.traffic.unexpected_errors == 0
 
+    async def left(self) -> None:
+        """Wait until no client is connected."""
+        await until(lambda: self.traffic.downstream_connections == 0)
+
     async def close(self) -> None:
         for connection in list(self.listener.connections):
             connection.reset()

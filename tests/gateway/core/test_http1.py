@@ -469,3 +469,72 @@ def test_request_body() -> None:
         head = parse_request(request(*lines))
         assert head is not None
         assert isinstance(request_body(head), kind)
+
+
+ORDINARY = [b"Accept: */*", b"Cookie: a=b", b"X-Mine: 1", b"Priority: u=1", b"Content-Type: text/plain", b"T: 1"]
+REQUEST_LINES = [
+    b"Host: a.b",
+    b"host: a.b:80",
+    b"Host: a/b",
+    b"User-Agent: one",
+    b"user-agent: two",
+    b"Connection: keep-alive",
+    b"Connection: close",
+    b"connection: X-Mine",
+    b"Content-Length: 5",
+    b"Transfer-Encoding: chunked",
+    b"X-Forwarded-For: 1.2.3.4",
+    b"X-Request-Id: 7",
+    b"TE: trailers",
+    b"Expect: 100-continue",
+    *ORDINARY,
+]
+RESPONSE_LINES = [
+    b"Content-Length: 5",
+    b"content-length: 6",
+    b"Transfer-Encoding: chunked",
+    b"Connection: keep-alive",
+    b"Connection: close",
+    b"Keep-Alive: timeout=5",
+    b"Upgrade: websocket",
+    *ORDINARY,
+]
+
+
+def said(head: RequestHead | ResponseHead | None) -> dict[str, object]:
+    assert head is not None
+    return {name: getattr(head, name) for name in type(head).__slots__ if name not in ("end", "line")}
+
+
+@given(st.lists(st.sampled_from(REQUEST_LINES), max_size=8), st.lists(st.sampled_from(ORDINARY), max_size=95))
+def test_both_paths_read_a_request_alike(lines: list[bytes], more: list[bytes]) -> None:
+    """Wherever the usual fields are and however many others: an empty line before the head, which only the slow path
+    takes, changes neither what it says nor what is wrong with it."""
+    message = request(*lines, *more, *lines[:2], host=b"")
+    try:
+        expected = said(parse_request(b"\r\n" + message))
+    except ProtocolError as error:
+        with pytest.raises(type(error), match=f"^{error}$".replace("(", r"\(").replace(")", r"\)")):
+            parse_request(message)
+    else:
+        assert said(parse_request(message)) == expected
+
+
+@given(
+    st.sampled_from([b"101", b"200", b"204", b"304"]),
+    st.lists(st.sampled_from(RESPONSE_LINES), max_size=6),
+    st.lists(st.sampled_from(ORDINARY), max_size=95),
+)
+def test_both_paths_read_a_response_alike(status: bytes, lines: list[bytes], more: list[bytes]) -> None:
+    """As with requests; here it is the reason phrase left out, with its space, that only the slow path takes."""
+    fields = b"".join(line + b"\r\n" for line in [b"", *lines, *more, *lines[:2], b""])
+    try:
+        expected = said(parse_response(b"HTTP/1.1 " + status + fields))
+    except ProtocolError as error:
+        with pytest.raises(type(error), match=f"^{error}$"):
+            parse_response(b"HTTP/1.1 " + status + b" " + fields)
+    else:
+        head = parse_response(b"HTTP/1.1 " + status + b" " + fields)
+        assert said(head) == expected
+        assert head is not None
+        assert serialise_response(head, b"").startswith(b"HTTP/1.1 " + status + b" \r\n")
