@@ -13,6 +13,11 @@ class Mistake(click.ClickException):
 
     exit_code = 2
 
-    def show(self, file: IO[Any] | None = None) -> None:
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        # Asked here: by the time click shows an exception it has left the command's context.
         context = click.get_current_context(silent=True)
-        click.echo(f"{context.command_path if context else 'zerogate'}: {self.message}", file=file, err=True)
+        self._command = context.command_path if context else "zerogate"
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"{self._command}: {self.message}", file=file, err=True)
