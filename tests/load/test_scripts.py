@@ -1,0 +1,50 @@
+"""The benchmarks start: they run once a release, and must not be found broken then. What they measure is not tested."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+LOAD = Path(__file__).parents[2] / "load"
+SHAPE = """
+import runpy
+names = runpy.run_path("load/locustfile.py")
+shape = names["BurstFromZero"]()
+print(shape.tick())
+shape.start_time -= 5
+print(shape.tick())
+shape.start_time -= 2.5
+print(shape.tick())
+"""
+
+
+def python(*arguments: str, **environment: str) -> str:
+    """What a Python process of its own prints; locust changes the modules of the process that imports it."""
+    command = [sys.executable, *arguments]
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=LOAD.parent, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", ["coldstart.py", "proxy.py"])
+def test_help(script: str) -> None:
+    """Each imports what it needs and names its options."""
+    assert "--help" in python(f"load/{script}", "--help")
+
+
+def test_podstart_imports() -> None:
+    """It has no options; whatever it takes from the platform is still there."""
+    python("-c", "import runpy; runpy.run_path('load/podstart.py')")
+
+
+@pytest.mark.skipif(find_spec("locust") is None, reason="locust is not installed: pip install .[load]")
+def test_the_burst_ends_by_itself() -> None:
+    """All callers within a second, for as long as SECONDS says; then the shape is over, and with it the run."""
+    printed = python("-c", SHAPE, USERS="30", SECONDS="7")
+    assert printed.splitlines() == ["(30, 30.0)", "(30, 30.0)", "None"]
