@@ -249,3 +249,24 @@ def test_a_worker_reads_what_its_parent_wrote() -> None:
         snapshot_file=Path("snapshot"),
     )
     assert parse_config(serialise_config(config)) == config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+async def test_signals_reopen_the_access_log(feed: TestServer, tmp_path: Path, number: signal.Signals) -> None:
+    """What logrotate does: move the file, signal the parent. Each worker goes over to a new file at once."""
+    log, moved = tmp_path / "access.log", tmp_path / "moved.log"
+    async with started(feed, tmp_path, "--access-log", str(log)) as gateway, aiohttp.ClientSession() as session:
+        await gateway.ready(session)
+        assert await gateway.get(session, "/before") == (200, "hello")
+        async with asyncio.timeout(20):
+            while b"/before" not in log.read_bytes():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            log.rename(moved)
+            gateway.process.send_signal(number)
+            while not log.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            assert await gateway.get(session, "/after") == (200, "hello")
+            while b"/after" not in log.read_bytes():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert b"/after" not in moved.read_bytes()
