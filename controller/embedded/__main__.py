@@ -34,17 +34,18 @@ from controller.embedded import workloads
 from controller.embedded.admission import Admission
 from controller.embedded.agent import Agent
 from controller.embedded.apiserver import ApiServer
-from controller.embedded.credentials import load_or_create
+from controller.embedded.credentials import Credentials, load_or_create
+from controller.embedded.datadir import DataDir, Unusable, prepare, private_opener
 from controller.embedded.gateway_process import GatewayOptions, GatewayProcess
 from controller.embedded.podlogs import PodLogs
 from controller.embedded.ports import PortAllocator
 from controller.embedded.runtimes.process import ProcessRuntime
 from controller.embedded.seed import seed
-from controller.embedded.store import Store, StoreInUse
+from controller.embedded.store import Store, StoreInUse, StoreUnusable
 from controller.embedded.welcome import Refused, Welcome
 from controller.kube.client import KubeClient
 from controller.kube.lull import Lull
-from controller.paths import deploy_dir, kubeconfig_path
+from controller.paths import deploy_dir
 from gateway.contract import FEED_PATH
 
 if TYPE_CHECKING:
@@ -88,29 +89,27 @@ async def _up(options: UpOptions) -> None:
     _check_ports(options.port)
     reason: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
-        store = _open_store(options.data_dir)
+        data, store = _open_data(options.data_dir)
         stack.callback(store.close)
-        secrets_dir = options.data_dir / "credentials"
-        kubeconfig = kubeconfig_path(options.data_dir)
-        credentials = load_or_create(secrets_dir, datetime.now(UTC), kubeconfig=kubeconfig)
-        logs = PodLogs(options.data_dir / "logs")
+        credentials = _credentials(data)
+        logs = PodLogs(data.logs)
         settings = _Settings()
         server = ApiServer(store, credentials, _objects(deploy_dir() / "crds"), Admission(settings), logs)
-        url = await _start_server(server, options.data_dir / "api-port")
+        url = await _start_server(server, data.api_port)
         stack.push_async_callback(server.stop)
         credentials.write_kubeconfig(url)
 
         kube = await stack.enter_async_context(KubeClient.from_token(url, credentials.token, credentials.ca))
         defaults = _objects(deploy_dir() / "config")
         await seed(kube, defaults, external_domain=options.domain, external_port=options.port)
-        runtime = ProcessRuntime(options.data_dir, Path.cwd())
+        runtime = ProcessRuntime(data.root, Path.cwd())
         lull = Lull()
         ports = PortAllocator(offset=secrets.randbelow(10_000))
         agent = Agent(kube, runtime, logs, ports, options.images, lull)
         await agent.start()
         stack.push_async_callback(agent.stop)
 
-        token, token_file = _feed_token(secrets_dir / "feed-token")
+        token, token_file = _feed_token(data.feed_token)
         plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES), lull=lull)
         settings.plane = plane
         plane.runner.on_change(kinds.POD, agent.on_change)
@@ -123,10 +122,10 @@ async def _up(options: UpOptions) -> None:
                 workers=options.workers,
                 feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
                 token_file=token_file,
-                access_log=options.data_dir / "access.log",
+                access_log=data.access_log,
             )
         )
-        welcome = Welcome(kube, plane, options.manifests, kubeconfig, options.port)
+        welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port)
         try:
             await _work(stop, plane, gateway, welcome)
         except* (Refused, ChildProcessError) as errors:
@@ -190,17 +189,26 @@ def _check_ports(first: int) -> None:
                 ) from error
 
 
-def _open_store(data_dir: Path) -> Store:
+def _open_data(root: Path) -> tuple[DataDir, Store]:
     try:
-        return Store(data_dir)
+        return prepare(root), Store(root)
     except StoreInUse as error:
         raise StartError(
-            f"{data_dir} is in use by another zerogate: stop that one, or choose another directory with --data-dir"
+            f"{root} is in use by another zerogate: stop that one, or choose another directory with --data-dir"
         ) from error
+    except (Unusable, StoreUnusable) as error:
+        raise StartError(str(error)) from error
     except OSError as error:
-        raise StartError(
-            f"{data_dir} can't be used: {error.strerror}; choose another directory with --data-dir"
-        ) from error
+        raise StartError(f"{root} can't be used: {error.strerror}; choose another directory with --data-dir") from error
+
+
+def _credentials(data: DataDir) -> Credentials:
+    try:
+        return load_or_create(data.credentials, datetime.now(UTC), kubeconfig=data.kubeconfig)
+    except OSError as error:
+        raise StartError(f"{error.filename or data.credentials} can't be used: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
 
 def _objects(folder: Path) -> list[JsonObject]:
@@ -219,18 +227,20 @@ async def _start_server(server: ApiServer, port_file: Path) -> str:
 
 
 def _last_port(port_file: Path) -> int:
-    text = port_file.read_text() if port_file.exists() else ""
-    return int(text) if text.isdecimal() else 0
+    """0 where there is none: any port."""
+    text = port_file.read_text("ascii", errors="replace") if port_file.exists() else ""
+    return int(text) if text.isdecimal() and int(text) < 65536 else 0
 
 
 def _remember_port(port_file: Path, url: str) -> None:
-    port_file.write_text(url.rpartition(":")[2])
+    with open(port_file, "w", opener=private_opener) as file:
+        file.write(url.rpartition(":")[2])
 
 
 def _feed_token(path: Path) -> tuple[str, Path]:
     """A token for this life's gateways, and the file (0600) they read it from."""
     token = secrets.token_hex(32)
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(path, "x", opener=private_opener) as file:
         file.write(token)
     return token, path

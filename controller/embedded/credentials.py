@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import secrets
 import ssl
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _CA_LIFE = timedelta(days=3650)
 _SERVER_LIFE = timedelta(days=397)  # what TLS clients accept at most of a server certificate
 _RENEW_BEFORE = timedelta(days=30)
 _CLOCK_SKEW = timedelta(minutes=5)
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,}")
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
 
@@ -95,15 +97,21 @@ def load_or_create(directory: Path, now: datetime, *, kubeconfig: Path | None = 
         found.certificate.unlink(missing_ok=True)
     if not _is_current(found.certificate, now) or not found.key.exists():
         _make_server(found, ca_key_path, now)
+    try:
+        found.server_context()
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"{found.key}: not the key of {found.certificate.name}; delete both to have new ones made"
+        ) from error
     return found
 
 
 def _token(path: Path) -> str:
     if not path.exists():
         _write(path, secrets.token_urlsafe(32).encode())
-    token = path.read_text().strip()
-    if len(token) < 32:
-        raise ValueError(f"{path}: not a token of this program (too short); delete it to have a new one made")
+    token = path.read_text(errors="replace").strip()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"{path}: not a token of this program; delete it to have a new one made")
     return token
 
 
@@ -132,7 +140,10 @@ def _make_ca(path: Path, key_path: Path, now: datetime) -> None:
 
 def _make_server(target: Credentials, ca_key_path: Path, now: datetime) -> None:
     ca = x509.load_pem_x509_certificate(target.ca.read_bytes())
-    ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), password=None)
+    try:
+        ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), password=None)
+    except (ValueError, TypeError):  # no PEM, or one with a password
+        ca_key = None
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
         raise ValueError(f"{ca_key_path}: not an EC private key; delete it to have a new CA made")  # noqa: TRY004
     key = ec.generate_private_key(ec.SECP256R1())

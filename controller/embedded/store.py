@@ -71,6 +71,10 @@ class StoreInUse(RuntimeError):
     """Another process has the data directory."""
 
 
+class StoreUnusable(RuntimeError):
+    """The database can't be read; the text says what to do."""
+
+
 class Compacted(LookupError):
     """The history asked for is gone."""
 
@@ -141,7 +145,7 @@ class Subscription:
 
 
 class Store:
-    """Opens (or makes) the store in `directory`. Raises StoreInUse, or OSError when the directory can't be made."""
+    """Opens (or makes) the store in `directory`. Raises StoreInUse, StoreUnusable, or OSError."""
 
     def __init__(self, directory: Path, *, history: int = HISTORY, history_bytes: int = HISTORY_BYTES) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -156,12 +160,28 @@ class Store:
         self._subscriptions: dict[ResourceId, set[Subscription]] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._uncheckpointed = 0
-        self._db = _connect(self._path)
-        self._db.executescript(_SCHEMA)
-        row = self._db.execute("SELECT value FROM facts WHERE name = 'compacted'").fetchone()
-        self._compacted: int = row[0] if row else 0
-        self._revision = self._compacted
-        self._load()
+        self._compacted = self._revision = 0
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            self._db = self._opened()
+            undo.pop_all()
+
+    def _opened(self) -> sqlite3.Connection:
+        """The database, read. Raises StoreUnusable."""
+        try:
+            db = _connect(self._path)
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT value FROM facts WHERE name = 'compacted'").fetchone()
+            self._compacted = self._revision = row[0] if row else 0
+            self._load(db)
+        except sqlite3.OperationalError as error:
+            raise StoreUnusable(f"{self._path} can't be used: {error}") from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise StoreUnusable(
+                f"{self._path} is damaged ({error}): put a backup in its place, or move {self._path}* away to begin"
+                " with no objects"
+            ) from error
+        return db
 
     @property
     def revision(self) -> int:
@@ -342,8 +362,8 @@ class Store:
         for _ in range(count):
             self._log.popleft()
 
-    def _load(self) -> None:
-        rows = self._db.execute(
+    def _load(self, db: sqlite3.Connection) -> None:
+        rows = db.execute(
             "SELECT revision, resource_group, resource, namespace, name, deleted, body FROM log ORDER BY revision"
         )
         for revision, group, plural, namespace, name, deleted, body in rows:
@@ -372,7 +392,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _lock(path: Path) -> int:
     """The descriptor that holds the directory's lock; the kernel lets go of it when the process ends, however."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -33,6 +33,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from controller.embedded.datadir import private_opener
 from controller.embedded.runtimes import Completed, Exit, Launch, RuntimeGone, StartError, launcher
 
 if TYPE_CHECKING:
@@ -356,7 +357,7 @@ class _Journal:
     def note(self, pid: int, marker: str) -> None:
         if self._lines >= _JOURNAL_LIMIT:
             self._compact()
-        with self._path.open("a", encoding="ascii") as file:
+        with open(self._path, "a", encoding="ascii", opener=private_opener) as file:
             file.write(f"{pid} {_start_time(pid)} {marker}\n")
         self._lines += 1
 
@@ -379,14 +380,15 @@ class _Journal:
     def _compact(self) -> None:
         alive = {pid: entry for pid, entry in self._read().items() if _start_time(pid) == entry[0]}
         fresh = self._path.with_suffix(".new")
-        fresh.write_text("".join(f"{pid} {began} {marker}\n" for pid, (began, marker) in alive.items()), "ascii")
+        with open(fresh, "w", encoding="ascii", opener=private_opener) as file:
+            file.writelines(f"{pid} {began} {marker}\n" for pid, (began, marker) in alive.items())
         fresh.replace(self._path)
         self._lines = len(alive)
 
     def _read(self) -> dict[int, tuple[str, str]]:
-        """pid → (start time, marker); a line cut off by a crash is none."""
+        """pid → (start time, marker); a line cut off by a crash is none, nor is anything else."""
         try:
-            lines = self._path.read_text("ascii").splitlines(keepends=True)
+            lines = self._path.read_text("ascii", errors="replace").splitlines(keepends=True)
         except FileNotFoundError:
             return {}
         entries = (line.split() for line in lines if line.endswith("\n"))

@@ -73,3 +73,35 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "server.crt").write_text("not PEM")
     with pytest.raises(ValueError, match=r"server\.crt: not a PEM certificate; delete it"):
         load_or_create(tmp_path, NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("token", b"short", r"token: not a token of this program; delete it"),
+        ("token", b"\xff" * 40, r"token: not a token of this program; delete it"),
+        ("token", b"two words that are more than long enough", r"token: not a token of this program; delete it"),
+        ("server.key", b"not PEM", r"server\.key: not the key of server\.crt; delete both"),
+        ("ca.key", b"not PEM", r"ca\.key: not an EC private key; delete it"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+    """Whatever is in it; following the advice helps."""
+    load_or_create(tmp_path, NOW)
+    (tmp_path / name).write_bytes(content)
+    if name == "ca.key":
+        (tmp_path / "server.crt").unlink()  # the CA's key is asked for when there is something to sign
+    with pytest.raises(ValueError, match=complaint):
+        load_or_create(tmp_path, NOW)
+    (tmp_path / name).unlink()
+    (tmp_path / "server.crt").unlink(missing_ok=True)
+    load_or_create(tmp_path, NOW)
+
+
+def test_anothers_key_is_not_taken_for_the_servers(tmp_path: Path) -> None:
+    """A key that is one, but not this certificate's."""
+    load_or_create(tmp_path / "a", NOW)
+    load_or_create(tmp_path / "b", NOW)
+    (tmp_path / "a" / "server.key").write_bytes((tmp_path / "b" / "server.key").read_bytes())
+    with pytest.raises(ValueError, match=r"not the key of server\.crt; delete both"):
+        load_or_create(tmp_path / "a", NOW)

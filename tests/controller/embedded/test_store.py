@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from controller.apis.meta import Key
 from controller.embedded.resources import ResourceId
-from controller.embedded.store import BACKLOG, Compacted, Event, Store, StoreInUse, TooNew
+from controller.embedded.store import BACKLOG, Compacted, Event, Store, StoreInUse, StoreUnusable, TooNew
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,43 @@ def test_a_restart_shows_the_same_state_and_history(tmp_path: Path) -> None:
     assert [stored.obj["value"] for stored in again.find(THINGS)] == [2]
     assert again.put(THINGS, _key("c"), _obj("c")).revision == 5
     again.close()
+
+
+def _damaged(path: Path, how: str) -> None:
+    if how == "no database":
+        path.write_bytes(b"not a database, but text of some length" * 100)
+    elif how == "torn":
+        path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    else:
+        db = sqlite3.connect(path)
+        db.execute("UPDATE log SET body = 'x{'" if how == "no JSON" else "ALTER TABLE log RENAME COLUMN body TO text")
+        db.commit()
+        db.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ("no database", r"is damaged \(file is not a database\): put a backup in its place, or move .*sqlite\* away"),
+        ("torn", r"is damaged \(.*malformed.*\): put a backup in its place"),
+        ("no JSON", r"is damaged \(unexpected character.*\): put a backup in its place"),
+        ("anothers", r"objects.sqlite can't be used: no such column: body"),
+    ],
+)
+def test_a_damaged_database_is_refused_in_one_sentence(tmp_path: Path, how: str, complaint: str) -> None:
+    """Which file, what is wrong, and what to do; the directory is not held, and following the advice helps."""
+    store = Store(tmp_path)
+    for number in range(50):
+        store.put(THINGS, _key(f"a{number}"), _obj("a" * 500))
+    store.close()
+    _damaged(tmp_path / "objects.sqlite", how)
+    for _ in range(2):
+        with pytest.raises(StoreUnusable, match=complaint) as refused:
+            Store(tmp_path)
+        assert "\n" not in str(refused.value)
+    for file in tmp_path.glob("objects.sqlite*"):
+        file.unlink()
+    Store(tmp_path).close()
 
 
 def test_compaction_forgets_history_but_no_object(tmp_path: Path) -> None:
