@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of
 from controller.dataplane import compile
+from controller.kube.bugs import BugLog
 from controller.reconcile.children.services import private_service_name
 from gateway.contract import RevisionId, RouteId
 
@@ -42,6 +43,7 @@ class Publisher:
         self._revisions: set[RevisionId] = set()
         self._by_private_service: dict[Key, RevisionId] = {}
         self._generations: dict[RouteId, int] = {}
+        self._bugs = BugLog(log)
         self._open = False
         self._flush_due = False
         runner.on_change(kinds.INGRESS, self._ingress_changed)
@@ -91,10 +93,10 @@ class Publisher:
     def _flush(self) -> None:
         self._flush_due = False
         for key in self._routes:
-            with _bugs_contained("Ingress", key):
+            with self._bugs_contained("Ingress", key):
                 self._compile_route(key)
         for revision_id in self._revisions:
-            with _bugs_contained("Revision", revision_id):
+            with self._bugs_contained("Revision", revision_id):
                 self._compile_revision(revision_id)
         self._routes.clear()
         self._revisions.clear()
@@ -124,11 +126,10 @@ class Publisher:
         slices = self._runner.cache.list(kinds.ENDPOINT_SLICE, revision_id.namespace, service)
         self._table.set_revision(revision_id, compile.revision(revision, slices))
 
-
-@contextlib.contextmanager
-def _bugs_contained(kind: str, name: object) -> Iterator[None]:
-    """One entry that can't be compiled keeps what was told of it, and the others go out."""
-    try:
-        yield
-    except Exception:
-        log.exception("%s %s was not compiled", kind, name)
+    @contextlib.contextmanager
+    def _bugs_contained(self, kind: str, name: object) -> Iterator[None]:
+        """One entry that can't be compiled keeps what was told of it, and the others go out."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a bug of ours, of any kind
+            self._bugs.report(kind, error, f"{kind} {name} was not compiled")

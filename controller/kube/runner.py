@@ -14,7 +14,7 @@ Ends of a reconcile, and when the key comes back:
 - Conflict, NotFound, AlreadyExists: the cache was behind; soon, by the queue's back-off from 5 ms, and nobody is told.
 - `Plan.error` or any other KubeError: with back-off, a Warning event `InternalError` on the object (Knative's name for
   it) and a log line.
-- An exception in observe or reconcile is our bug: the same, with the traceback in the log; other keys go on.
+- An exception in observe or reconcile is our bug: the same, with the traceback in the log (see `bugs`); other keys go on.
 
 The status of some kinds may come late (`late_status`): when one change makes several objects busy at once, as a cold
 start does, what only tells people about it waits for a lull (see `lull`) behind what the request waits for. The key is
@@ -48,6 +48,7 @@ from controller.apis.meta import Key, key_of, name_of
 from controller.config import store
 from controller.config.reading import ConfigError
 from controller.kube.apply import apply, is_stale
+from controller.kube.bugs import BugLog
 from controller.kube.errors import KubeError
 from controller.kube.events import Recorder
 from controller.kube.informer import Caches, Informer, KindCache
@@ -155,6 +156,7 @@ class Runner:
         self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
         self._lull = lull or Lull()
         self._recorder = Recorder(kube, COMPONENT, clock, self._lull)
+        self._bugs = BugLog(log)
         self._metrics = Metrics(registry or CollectorRegistry())
         for loop in self._loops:
             self._metrics.depth.labels(loop.name).set_function(partial(len, loop.queue))
@@ -237,8 +239,9 @@ class Runner:
         """A bug that one object brings out must not stop the watch of all the others; it is logged and counted."""
         try:
             yield
-        except Exception:
-            log.exception("a change of %s %s was not handled", kind.kind, key_of(new or old or {}))
+        except Exception as error:  # noqa: BLE001 - a bug of ours, of any kind
+            subject = f"{kind.kind} {key_of(new or old or {})}"
+            self._bugs.report(f"change of {kind.plural}", error, f"a change of {subject} was not handled")
             self._metrics.reconciles.labels(kind.plural, "bug").inc()
 
     def _offer(self, kind: Kind, obj: JsonObject) -> None:
@@ -304,8 +307,8 @@ class Runner:
             self._metrics.requests.labels(loop.name).inc(requests)
         except KubeError as error:
             return self._failed(loop, key, subject, error)
-        except Exception as error:
-            log.exception("%s %s: reconciling failed", loop.name, key)
+        except Exception as error:  # noqa: BLE001 - a bug of ours, of any kind
+            self._bugs.report(loop.name, error, f"{loop.name} {key}: reconciling failed")
             self._tell(loop, key, subject, f"internal error: {error!r}")
             return "bug"
         if plan.error:

@@ -207,6 +207,29 @@ async def test_a_bug_about_one_object_does_not_stop_the_others(mini, running, un
     assert registry.get_sample_value("zerogate_controller_reconciles_total", labels) >= 2
 
 
+async def test_a_bug_that_everything_meets_is_logged_once(mini, running, until, caplog):
+    """Fifty objects and their changes, reconciled and told to a callback that fails too: two tracebacks in all; the
+    metrics have each."""
+    api, _ = mini
+    parent = Parent()
+
+    def fail(*_):
+        raise ZeroDivisionError("oops")
+
+    parent.plan = fail
+    registry = CollectorRegistry()
+    for number in range(50):
+        await api.put(SERVICES, service(f"s{number}"))
+    await running(parent, lambda runner: runner.on_change(kinds.SERVICE, fail), registry=registry)
+    await until(lambda: len(parent.reconciled) == 50)
+    assert caplog.text.count("Traceback") == 2
+    for name in ("test_runner", kinds.SERVICE.plural):
+        labels = {"controller": name, "result": "bug"}
+        await until(
+            lambda labels=labels: registry.get_sample_value("zerogate_controller_reconciles_total", labels) >= 50
+        )
+
+
 async def test_requeue_after_and_enqueue_bring_a_key_back(mini, running, until):
     """A plan can ask to be looked at again; others can ask for a key at once or later."""
     api, _ = mini
