@@ -66,6 +66,7 @@ def parse_address(text: str) -> Address:
 
 
 def serialise_config(config: GatewayConfig) -> bytes:
+    """JSON that `parse_config` reads back to an equal config: how a worker process gets it."""
     return orjson.dumps(asdict(config), default=str)  # addresses and paths as a person would write them
 
 

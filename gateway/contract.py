@@ -60,6 +60,8 @@ class ContractError(ValueError):
 
 
 class RevisionId(NamedTuple):
+    """A Revision; as text `namespace/name`."""
+
     namespace: str
     name: str
 
@@ -169,6 +171,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
+    """From a worker: it routes by this version of the snapshot."""
+
     version: int
 
 
@@ -188,6 +192,8 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
+    """From a worker: its load since the last report, or one poke for a revision that has just woken."""
+
     stats: tuple[Stat, ...]
 
 

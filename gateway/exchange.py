@@ -63,9 +63,11 @@ _log = logging.getLogger(__name__)
 class Load(Protocol):
     """Who counts the load of each revision for the autoscaler."""
 
-    def arrive(self, revision: RevisionId) -> None: ...
+    def arrive(self, revision: RevisionId) -> None:
+        """A request for the revision is here; it counts until `depart`, while it waits as well."""
 
-    def depart(self, revision: RevisionId) -> None: ...
+    def depart(self, revision: RevisionId) -> None:
+        """A request that arrived has been answered, or its client has left."""
 
 
 class Served:

@@ -44,6 +44,7 @@ class Breaker(Generic[T]):
 
     @property
     def capacity(self) -> int:
+        """Places there are now, taken ones included; UNLIMITED for no limit."""
         return self._capacity
 
     @property
@@ -53,6 +54,7 @@ class Breaker(Generic[T]):
 
     @property
     def waiting(self) -> int:
+        """Waiters in the queue."""
         return len(self._queue)
 
     def try_admit(self) -> bool:

@@ -38,6 +38,7 @@ class Deadlines:
         self._idle_from = now
 
     def response_started(self) -> None:
+        """The response's head came, or a switch of protocols: that clock is out of the race."""
         self._start_at = inf
 
     def next_deadline(self) -> float:

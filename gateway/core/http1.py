@@ -631,6 +631,8 @@ def _record(
 
 
 class BodySink(Protocol):
+    """Where a reader puts the content of one message."""
+
     def body(self, data: bytes) -> None:
         """A piece of the content, never empty."""
 
@@ -639,6 +641,8 @@ class BodySink(Protocol):
 
 
 class BodyReader(Protocol):
+    """Finds the end of one message's content. `feed` raises ProtocolError for content that is malformed."""
+
     def feed(self, data: bytes, sink: BodySink) -> bytes | None:
         """Pass on what is in `data`; the bytes after the message, or None while more is to come."""
 
@@ -793,10 +797,12 @@ def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"")
 
 
 def serialise_chunk(data: bytes) -> bytes:
+    """One chunk (RFC 9112 section 7.1). `data` is not empty: an empty chunk would end the content."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def serialise_last_chunk(trailers: list[bytes]) -> bytes:
+    """The end of chunked content; `trailers` are canonical lines without their ends, [] for none."""
     if not trailers:
         return b"0\r\n\r\n"
     return b"0\r\n%b\r\n\r\n" % b"\r\n".join(trailers)

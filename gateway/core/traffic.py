@@ -72,6 +72,7 @@ _REVISION_LABELS = ("namespace", "service", "configuration", "revision")
 
 
 def revision_families(traffic: Iterable[RevisionTraffic]) -> list[Family]:
+    """The revisions' numbers as metric families, ready to be merged with those of other workers."""
     requests: dict[tuple[str, ...], tuple[float, ...]] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
     in_flight: dict[tuple[str, ...], tuple[float, ...]] = {}

@@ -55,6 +55,7 @@ class StatusServer:
         self._loop.add_reader(channel.fileno(), self._asked)
 
     def close(self) -> None:
+        """Answer no more and close the channel."""
         self._loop.remove_reader(self._channel.fileno())
         self._channel.close()
 
@@ -130,6 +131,7 @@ class Admin:
         self.draining = False
 
     def application(self) -> web.Application:
+        """The aiohttp application with /healthz, /readyz and /metrics, to be served on the admin port."""
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)

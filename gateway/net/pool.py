@@ -71,9 +71,11 @@ class Pool:
             upstream.close()
 
     def opened(self, upstream: Upstream) -> None:
+        """From an upstream: one more connection is open."""
         self.open += 1
 
     def lost(self, upstream: Upstream) -> None:
+        """From an upstream: its connection is closed, idle or in use."""
         self.open -= 1
         self._plan.forget(upstream.key, upstream)
 
