@@ -14,7 +14,8 @@ Ends of a reconcile, and when the key comes back:
 - Conflict, NotFound, AlreadyExists: the cache was behind; soon, by the queue's back-off from 5 ms, and nobody is told.
 - `Plan.error` or any other KubeError: with back-off, a Warning event `InternalError` on the object (Knative's name for
   it) and a log line.
-- An exception in observe or reconcile is our bug: the same, with the traceback in the log (see `bugs`); other keys go on.
+- An exception in observe or reconcile is our bug: the same, with the traceback in the log (see `bugs`); other keys
+  go on.
 
 The status of some kinds may come late (`late_status`): when one change makes several objects busy at once, as a cold
 start does, what only tells people about it waits for a lull (see `lull`) behind what the request waits for. The key is

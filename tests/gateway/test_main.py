@@ -221,6 +221,27 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert f"{address} is in use" in errors.decode()
 
 
+@pytest.mark.slow
+async def test_an_access_log_that_is_a_link_is_one_clear_line(tmp_path: Path) -> None:
+    """Exit status 2, and what the link points to is as it was."""
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "access.log").symlink_to(tmp_path / "mine")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "gateway", "--feed", "ws://127.0.0.1:1", "--feed-token-file", str(tmp_path / "token")),
+        *("--access-log", str(tmp_path / "access.log")),
+        *(part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1
+    assert f"{tmp_path / 'access.log'} can't be used: it is a symbolic link" in errors.decode()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:80", ("::1", 80)), (":80", ("0.0.0.0", 80))],
