@@ -43,6 +43,7 @@ somebody else's: at worst the gateway's own 8080."""
 _START_ERROR = 128  # what container runtimes report for a process that never ran
 _PROBE_FIRST = 0.025
 _PROBE_RELATIVE = 0.05
+_PROBE_SHARED = 0.002
 _EXEC_PROBE_FIRST = 0.25
 
 
@@ -244,14 +245,15 @@ def _probe_port(container: JsonObject, port: int | str | None, host_ports: Mappi
     return host_ports.get(number, number)
 
 
-def probe_interval(probe: Probe, age: float, *, passed: bool) -> float:
+def probe_interval(probe: Probe, age: float, *, passed: bool, starting: int = 0) -> float:
     """Seconds to the next probe of a container that has run for `age` seconds. Until a readiness or startup probe has
     passed once, a cold start must not wait for a period: every 25 ms at first, later by 5 % of the wait so far, never
-    more than the period. A command costs a process each time and begins at 250 ms."""
+    more than the period. A command costs a process each time and begins at 250 ms. The more containers are `starting`
+    the longer (2 ms for each), because they need the processor."""
     if passed or probe.kind == "liveness":
         return probe.period
     first = _EXEC_PROBE_FIRST if probe.command else _PROBE_FIRST
-    return min(probe.period, max(first, age * _PROBE_RELATIVE))
+    return min(probe.period, max(first, age * _PROBE_RELATIVE, starting * _PROBE_SHARED))
 
 
 def tally(probe: Probe, before: Tally, passed: bool) -> Tally:

@@ -89,6 +89,8 @@ class Node:
         self.starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self.inherited = {name: os.environ[name] for name in command.INHERITED if name in os.environ}
         self.lull = lull
+        self.starting: set[_Container] = set()
+        """Those that failed a probe and are younger than `_STARTING`."""
         self._recorder = Recorder(kube, COMPONENT, lambda: datetime.now(UTC), lull)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -324,6 +326,7 @@ class Sandbox:
         for prober in container.probers:
             prober.cancel()
         container.probers = []
+        self._node.starting.discard(container)
         container.process = None
         message = ""
         if container.log is not None:
@@ -362,7 +365,10 @@ class Sandbox:
             result = await probes.attempt(probe, lambda argv, timeout: self._beside(container, argv, timeout))
             now = loop.time()
             passed_once = passed_once or result.passed
-            if not passed_once and now - began < _STARTING:
+            if passed_once or now - began >= _STARTING:
+                self._node.starting.discard(container)
+            else:
+                self._node.starting.add(container)
                 self._node.lull.busy()
             before = tally
             if result.passed or now >= count_next:
@@ -374,7 +380,8 @@ class Sandbox:
                 self._event("Unhealthy", text, warning=True)
             if self._judge(container, probe, before, tally, result.message, now - began):
                 return
-            await asyncio.sleep(podphase.probe_interval(probe, now - began, passed=passed_once))
+            starting = len(self._node.starting)
+            await asyncio.sleep(podphase.probe_interval(probe, now - began, passed=passed_once, starting=starting))
 
     def _judge(
         self, container: _Container, probe: Probe, before: Tally, tally: Tally, message: str, age: float

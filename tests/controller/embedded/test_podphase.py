@@ -229,3 +229,9 @@ def test_a_starting_container_is_probed_often(age, passed, interval):
 def test_a_command_is_not_run_forty_times_a_second():
     """A probe that starts a process waits longer between attempts than one that opens a connection."""
     assert podphase.probe_interval(podphase.Probe("readiness", command=("x",)), 0, passed=False) == 0.25
+
+
+def test_many_that_start_together_are_probed_less_often():
+    """Two milliseconds for each of them, still at most the period."""
+    assert podphase.probe_interval(podphase.Probe("readiness"), 0, passed=False, starting=100) == pytest.approx(0.2)
+    assert podphase.probe_interval(podphase.Probe("readiness"), 0, passed=False, starting=10_000) == 10
