@@ -13,6 +13,7 @@ def default_data_dir() -> Path:
 
 
 def kubeconfig_path(data_dir: Path) -> Path:
+    """Where `zerogate up` writes the kubeconfig of its API server."""
     return data_dir / "kubeconfig"
 
 

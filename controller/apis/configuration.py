@@ -44,5 +44,6 @@ def parse(obj: JsonObject) -> Configuration:
 
 
 def template_name(template: JsonObject) -> str:
+    """The name that a template asks for its revision, "" to have one made."""
     name: str = (template.get("metadata") or {}).get("name") or ""
     return name

@@ -26,10 +26,12 @@ Errors = list[FieldError]
 
 
 def missing(*paths: str) -> FieldError:
+    """One error for fields that are all required."""
     return FieldError(", ".join(paths), "missing field(s)")
 
 
 def disallowed(path: str, detail: str = "") -> FieldError:
+    """A field that may not be set."""
     return FieldError(path, "must not set the field(s)", detail)
 
 
@@ -40,6 +42,7 @@ def invalid(path: str, value: object, detail: str = "") -> FieldError:
 
 
 def out_of_bounds(path: str, value: object, low: object, high: object) -> FieldError:
+    """A value outside a range, bounds included, which are written as given."""
     return FieldError(path, f"expected {low} <= {value} <= {high}")
 
 

@@ -27,6 +27,7 @@ class Key(NamedTuple):
 
 
 def key_of(obj: JsonObject) -> Key:
+    """Namespace ("" if it has none) and name. KeyError for an object without a name."""
     meta = obj["metadata"]
     return Key(meta.get("namespace", ""), meta["name"])
 
@@ -47,18 +48,22 @@ def uid_of(obj: JsonObject) -> str:
 
 
 def labels_of(obj: JsonObject) -> dict[str, str]:
+    """The labels, {} if there are none; the object's own, so never changed."""
     return obj["metadata"].get("labels") or {}
 
 
 def annotations_of(obj: JsonObject) -> dict[str, str]:
+    """The annotations, {} if there are none; the object's own, so never changed."""
     return obj["metadata"].get("annotations") or {}
 
 
 def generation_of(obj: JsonObject) -> int:
+    """The generation of the spec, 0 for an object that no server has seen."""
     return int(obj["metadata"].get("generation", 0))
 
 
 def is_deleting(obj: JsonObject) -> bool:
+    """Whether deletion has been asked for; finalizers or a grace period may still hold the object."""
     return "deletionTimestamp" in obj["metadata"]
 
 
@@ -75,6 +80,7 @@ def controller_ref(owner: JsonObject) -> JsonObject:
 
 
 def is_controlled_by(obj: JsonObject, owner: JsonObject) -> bool:
+    """Whether `owner`, this incarnation of it, is the controller among the object's owners."""
     refs = obj["metadata"].get("ownerReferences") or ()
     return any(ref.get("controller") and ref["uid"] == uid_of(owner) for ref in refs)
 

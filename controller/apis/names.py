@@ -32,6 +32,7 @@ def dns_1035_label(name: str) -> str | None:
 
 
 def dns_1123_label(name: str) -> str | None:
+    """What is wrong with `name` as a DNS label (RFC 1123: it may start with a digit); None if it is right."""
     if len(name) > _LABEL_LENGTH:
         return f"must be no more than {_LABEL_LENGTH} characters"
     if not _DNS_1123.fullmatch(name):
@@ -40,6 +41,7 @@ def dns_1123_label(name: str) -> str | None:
 
 
 def dns_1123_subdomain(name: str) -> str | None:
+    """What is wrong with `name` as labels joined by dots; None if it is right."""
     if len(name) > _SUBDOMAIN_LENGTH:
         return f"must be no more than {_SUBDOMAIN_LENGTH} characters"
     if not _SUBDOMAIN.fullmatch(name):
@@ -48,6 +50,7 @@ def dns_1123_subdomain(name: str) -> str | None:
 
 
 def qualified_name(name: str) -> str | None:
+    """What is wrong with `name` as the part of a label's or annotation's key after the slash; None if it is right."""
     if len(name) > _LABEL_LENGTH:
         return f"must be no more than {_LABEL_LENGTH} characters"
     if not _QUALIFIED.fullmatch(name):
@@ -56,6 +59,7 @@ def qualified_name(name: str) -> str | None:
 
 
 def environment_variable(name: str) -> str | None:
+    """What is wrong with `name` as an environment variable, by Kubernetes' rules; None if it is right."""
     if not _ENV_NAME.fullmatch(name):
         return 'must consist of letters, digits, "_", "-" and ".", and not start with a digit'
     return None

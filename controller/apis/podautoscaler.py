@@ -43,6 +43,7 @@ class PodAutoscaler:
 
     @property
     def is_unreachable(self) -> bool:
+        """No Route leads to the revision: it may go to zero at once, and min-scale does not hold it."""
         return self.reachability == UNREACHABLE
 
     @property

@@ -60,4 +60,5 @@ def members(parent: object) -> list[str]:
 
 
 def is_set(parent: object, name: str) -> bool:
+    """Whether the field is there with a value; null is absent."""
     return struct(parent).get(name) is not None

@@ -94,6 +94,7 @@ class Collector:
         watched.panic.resize(spec.panic_window)
 
     def forget(self, key: Key) -> None:
+        """Track the revision no more; reports that still name it are dropped."""
         self._watched.pop(key, None)
 
     def on_stats(self, worker: str, stats: Iterable[Stat], now: float) -> list[Key]:

@@ -110,6 +110,8 @@ class Window:
 
 
 class Noted(NamedTuple):
+    """A value that was the largest of its time slot."""
+
     slot: int
     value: int
 

@@ -36,6 +36,7 @@ class Domain:
     selector: tuple[tuple[str, str], ...] = ()
 
     def selects(self, route_labels: Mapping[str, str]) -> bool:
+        """Whether a Route with these labels belongs to this domain, were it the only one."""
         return all(route_labels.get(key) == value for key, value in self.selector)
 
 

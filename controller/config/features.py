@@ -19,12 +19,15 @@ NAME = "config-features"
 
 
 class Gate(Enum):
+    """See the module."""
+
     ENABLED = "Enabled"
     ALLOWED = "Allowed"
     DISABLED = "Disabled"
 
     @property
     def open(self) -> bool:
+        """Whether users may write the field."""
         return self is not Gate.DISABLED
 
 

@@ -45,6 +45,7 @@ class Reader:
         return self.data.get(key, "").strip() or default
 
     def integer(self, key: str, default: int, *, low: int = 0, high: int = INT32_MAX) -> int:
+        """A whole number in decimal."""
         raw = self.text(key, "")
         if not raw:
             return default
@@ -72,6 +73,7 @@ class Reader:
         return value
 
     def boolean(self, key: str, default: bool) -> bool:
+        """`true` or `false`, in any of the spellings that Go takes."""
         raw = self.text(key, "")
         if not raw:
             return default

@@ -109,6 +109,7 @@ def _items(obj: JsonObject, name: str, where: str) -> list[Any]:
 
 
 def revision_id(obj: JsonObject) -> RevisionId:
+    """The data plane's name of a Revision."""
     return RevisionId(namespace_of(obj), name_of(obj))
 
 

@@ -114,10 +114,12 @@ class FeedServer:
 
     @property
     def snapshot(self) -> Snapshot:
+        """What the workers were told last."""
         return self._snapshot
 
     @property
     def workers(self) -> tuple[str, ...]:
+        """The names of those connected."""
         return tuple(self._workers)
 
     def publish(self, delta: Delta) -> None:

@@ -62,7 +62,8 @@ USER_AGENT = "zerogate"
 class Kube(Protocol):
     """What controllers and agents ask of an API server. Every method raises KubeError and its subclasses."""
 
-    async def get(self, kind: Kind, key: Key) -> JsonObject: ...
+    async def get(self, kind: Kind, key: Key) -> JsonObject:
+        """One object. Raises NotFound."""
 
     async def list(
         self,
@@ -81,7 +82,9 @@ class Kube(Protocol):
         """Creates an object; `strict` has unknown and duplicate fields refused instead of dropped."""
         ...
 
-    async def update(self, kind: Kind, obj: JsonObject, *, subresource: str = "") -> JsonObject: ...
+    async def update(self, kind: Kind, obj: JsonObject, *, subresource: str = "") -> JsonObject:
+        """Replaces a whole object, `status` or `scale` with `subresource`. Raises Conflict when its resourceVersion is
+        no longer the current one, NotFound, Invalid."""
 
     async def patch(
         self,
@@ -95,7 +98,10 @@ class Kube(Protocol):
         force: bool = False,
         dry_run: bool = False,
         strict: bool = False,
-    ) -> JsonObject: ...
+    ) -> JsonObject:
+        """Changes a part of an object; `content_type` says what `body` is. APPLY_PATCH makes the object where it is not
+        there and needs a `field_manager`; `force` takes the fields of others, else they are a Conflict. `strict` as for
+        `create`."""
 
     async def delete(
         self,
@@ -179,6 +185,7 @@ class KubeClient:
         return cls(configuration)
 
     async def close(self) -> None:
+        """Close every connection, of watches too."""
         await self._session.close()
 
     async def __aenter__(self) -> Self:
@@ -400,11 +407,13 @@ def collection_path(kind: Kind, namespace: str = "") -> str:
 
 
 def object_path(kind: Kind, namespace: str, name: str, subresource: str = "") -> str:
+    """The path of one object, or of its subresource. The name is quoted: it may come from a person."""
     path = f"{collection_path(kind, namespace)}/{quote(name, safe='')}"
     return f"{path}/{subresource}" if subresource else path
 
 
 def path_of(kind: Kind, key: Key, subresource: str = "") -> str:
+    """`object_path` by key."""
     return object_path(kind, key.namespace, key.name, subresource)
 
 

@@ -58,6 +58,7 @@ class EventWrite:
 
     @property
     def repeats(self) -> bool:
+        """Whether the event is written already and only its count moves."""
         return self.count > 1
 
 
@@ -135,10 +136,12 @@ class Recorder:
         self._filled = asyncio.Event()
 
     def record(self, subject: JsonObject, event: Event) -> None:
+        """Queue an event about `subject`; with QUEUE_LIMIT of them waiting the oldest is dropped."""
         self._queue.append((subject, event))
         self._filled.set()
 
     async def run(self) -> None:
+        """Write what is recorded, for ever, while nothing more urgent is done."""
         while True:
             await self._filled.wait()
             self._filled.clear()

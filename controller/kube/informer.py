@@ -132,6 +132,7 @@ class KindCache:
         return iter(self._objects)
 
     def get(self, key: Key) -> JsonObject | None:
+        """The object, or None. It is shared: never change it."""
         return self._objects.get(key)
 
     def select(self, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[JsonObject]:
@@ -175,6 +176,7 @@ class KindCache:
         return self._set(key, None if event_type == "DELETED" else obj)
 
     def bookmark(self, version: str) -> None:
+        """The watch has passed `version`: a watch that breaks may go on from there."""
         self.version = version
         reached = _number(version)
         if reached is not None and self._ahead:
@@ -221,6 +223,7 @@ class Caches:
         self.kinds = {kind: KindCache() for kind in kinds}
 
     def get(self, kind: Kind, key: Key) -> JsonObject | None:
+        """As in `plan.Cache`; KeyError for a kind that is not watched."""
         return self.kinds[kind].get(key)
 
     def list(
@@ -372,6 +375,7 @@ def parse_event(line: bytes) -> tuple[str, JsonObject]:
 
 
 def resource_version(obj: JsonObject) -> str:
+    """The object's resourceVersion, "" if it has none. Only equality means anything."""
     return str(obj["metadata"].get("resourceVersion") or "")
 
 

@@ -71,6 +71,7 @@ class Lull:
             self._waiting.pop(turn, None)
 
     def close(self) -> None:
+        """Forget what waits: nothing is called any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -168,6 +168,7 @@ class Runner:
 
     @property
     def config(self) -> Config:
+        """The settings in force: every ConfigMap as it was last read without a mistake."""
         return self._config.value
 
     def enqueue(self, kind: Kind, key: Key, after: float = 0.0) -> None:

@@ -131,18 +131,22 @@ class AsyncWorkQueue(Generic[K]):
             self._wake()
 
     def add_failed(self, key: K) -> float:
+        """As in `WorkQueue`, by the loop's clock: seconds until the next try."""
         delay = self._queue.add_failed(key, self._loop.time())
         self._arm()
         return delay
 
     def forget(self, key: K) -> None:
+        """The key succeeded: its next failure starts from the shortest back-off."""
         self._queue.forget(key)
 
     def done(self, key: K) -> None:
+        """The worker is finished with the key; one added meanwhile goes to the next taker."""
         self._queue.done(key)
         self._wake()
 
     async def take(self) -> K:
+        """Wait for the next key, which is in hand until `done`. A cancelled taker loses no key."""
         while (key := self._queue.take(self._loop.time())) is None:
             taker: asyncio.Future[None] = self._loop.create_future()
             self._takers.append(taker)

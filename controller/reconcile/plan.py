@@ -44,6 +44,8 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
+    """One object to delete; that it is gone already is no error."""
+
     kind: Kind
     key: Key
     uid: str = ""
@@ -70,7 +72,8 @@ class Plan:
 class Cache(Protocol):
     """What the informers know. Objects are shared: never change one."""
 
-    def get(self, kind: Kind, key: Key) -> JsonObject | None: ...
+    def get(self, kind: Kind, key: Key) -> JsonObject | None:
+        """The object, or None when there is none."""
 
     def list(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None

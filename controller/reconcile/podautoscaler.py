@@ -67,9 +67,11 @@ _SETTLE = 3.0
 class Decisions(Protocol):
     """What is asked of `controller.autoscaler.ticker.Deciders`."""
 
-    def decision(self, key: Key) -> Decision | None: ...
+    def decision(self, key: Key) -> Decision | None:
+        """The last decision about the PodAutoscaler; None if the autoscaler has none, or it is another class."""
 
-    def ready(self, key: Key) -> int: ...
+    def ready(self, key: Key) -> int:
+        """The revision's ready replicas, by its EndpointSlices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ _HANDLERS = ("httpGet", "tcpSocket", "grpc")
 
 
 def deployment_name(revision_name: str) -> str:
+    """Name of a revision's Deployment, shortened with a hash where it would be too long."""
     return child_name(revision_name, "-deployment")
 
 

@@ -32,6 +32,7 @@ _H2C_PROTOCOL = "kubernetes.io/h2c"
 
 
 def private_service_name(revision_name: str) -> str:
+    """Name of the core Service that selects a revision's pods, shortened as `deployment_name`."""
     return child_name(revision_name, "-private")
 
 
