@@ -45,11 +45,13 @@ class Admission:
         self._config = config
 
     def mutate(self, obj: JsonObject, old: JsonObject | None, user: str) -> JsonObject:
+        """The object with Knative's defaults, where it is one of Knative's kinds; else the object itself."""
         if _webhook(obj) != _OBJECTS:
             return obj
         return apply_defaults(obj, old, self._config(), user)
 
     def check(self, obj: JsonObject, old: JsonObject | None) -> None:
+        """Raises ApiError (400) with all that is wrong, worded as Knative's webhook does."""
         webhook = _webhook(obj)
         if webhook is None:
             return

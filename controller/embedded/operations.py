@@ -69,6 +69,8 @@ class DeleteOptions:
 
 
 class Written(NamedTuple):
+    """What a write left behind; `warnings` are told to the client and do not stop the write."""
+
     stored: Stored
     created: bool = False
     warnings: tuple[str, ...] = ()
@@ -84,6 +86,8 @@ class Page(NamedTuple):
 
 
 class Operations:
+    """See the module. `clock` gives an aware datetime; everything that can be refused raises ApiError."""
+
     def __init__(self, store: Store, registry: Registry, admission: WriteRules, clock: Callable[[], datetime]) -> None:
         self.store = store
         self.registry = registry
@@ -93,6 +97,7 @@ class Operations:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, resource: Resource, key: Key) -> Stored:
+        """The stored object. Raises ApiError (404)."""
         stored = self.store.get(resource.id, key)
         if stored is None:
             raise status.not_found(resource.kind, key.name)
@@ -152,6 +157,8 @@ class Operations:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def create(self, resource: Resource, namespace: str, obj: JsonObject, options: WriteOptions) -> Written:
+        """A new object, named here if it has only a generateName. Raises ApiError (409 AlreadyExists, 400, 403,
+        422)."""
         objects.check_envelope(resource, obj, namespace, None)
         obj["metadata"].pop("managedFields", None)
         return self._create(resource, obj, options, applied=False)
@@ -176,6 +183,8 @@ class Operations:
         options: WriteOptions,
         subresource: str = "",
     ) -> Written:
+        """A change of a part: `body` is what `content_type` says, a list for JSON Patch. Raises ApiError (404, 409,
+        422)."""
         old = self.get(resource, key)
         new = _patched(content_type, orjson.loads(old.body), body, resource.kind)
         objects.check_envelope(resource, new, key.namespace, key.name)
@@ -215,9 +224,11 @@ class Operations:
         return self._update(resource, old, new, options, subresource, applied=True)
 
     def get_scale(self, resource: Resource, key: Key) -> JsonObject:
+        """The Scale of an object that has one, as autoscaling/v1."""
         return objects.scale_of(self.get(resource, key).obj)
 
     def put_scale(self, resource: Resource, key: Key, scale: JsonObject, options: WriteOptions) -> JsonObject:
+        """Sets `spec.replicas` as a Scale says. Raises ApiError (409 if its resourceVersion is old)."""
         old = self.get(resource, key)
         return self._write_scale(resource, old, scale, options)
 
@@ -229,6 +240,7 @@ class Operations:
         body: JsonObject | Sequence[JsonObject],
         options: WriteOptions,
     ) -> JsonObject:
+        """Patches the Scale rather than the object, so nothing but the replicas can change."""
         old = self.get(resource, key)
         scale = _patched(
             content_type, objects.scale_of(old.obj), body, kinds.Kind("autoscaling", "v1", "Scale", "scales")
@@ -393,6 +405,7 @@ class Operations:
     def delete_collection(
         self, resource: Resource, namespace: str | None, selector: Selector, options: DeleteOptions
     ) -> Page:
+        """Deletes what `selector` picks, object by object; gives them as they were left."""
         page = self.find(resource, namespace, selector)
         return page._replace(items=[self.delete(resource, stored.key, options)[0] for stored in page.items])
 

@@ -74,12 +74,15 @@ class Call:
 
     @property
     def key(self) -> Key:
+        """The object that the path names."""
         return Key(self.target.namespace or "", self.target.name)
 
     def view(self) -> views.View:
+        """In what form the client takes its answer. Raises ApiError (406)."""
         return views.negotiate(self.request.headers.get("Accept", ""), self.query.get("includeObject", ""))
 
     def selector(self) -> Selector:
+        """The label and field selectors of the query. Raises ApiError (400)."""
         try:
             return selectors.parse(
                 self.query.get("labelSelector", ""), self.query.get("fieldSelector", ""), self.resource.kind
@@ -88,6 +91,7 @@ class Call:
             raise status.bad_request(str(error)) from None
 
     def write_options(self) -> WriteOptions:
+        """Who writes and how, from query and User-Agent. Raises ApiError (400)."""
         agent = self.request.headers.get("User-Agent", "unknown")
         validation = self.query.get("fieldValidation", "Warn")
         if validation not in ("Strict", "Warn", "Ignore"):
@@ -104,12 +108,14 @@ class Call:
 
 
 def is_in_scope(resource: Resource, target: Target) -> bool:
+    """Whether the path has a namespace just where the kind does; lists of a namespaced kind may do without."""
     if not resource.kind.namespaced:
         return target.namespace is None
     return target.namespace is not None or not target.name
 
 
 def number(query: MultiMapping[str], name: str) -> int | None:
+    """A whole number of the query; None if it is absent. Raises ApiError (400)."""
     text = query.get(name, "")
     if not text:
         return None
@@ -119,6 +125,7 @@ def number(query: MultiMapping[str], name: str) -> int | None:
 
 
 def since_seconds(query: MultiMapping[str]) -> int | None:
+    """How far back a log is asked for, by sinceTime or sinceSeconds; None for all of it. Raises ApiError (400)."""
     text = query.get("sinceTime", "")
     if not text:
         return number(query, "sinceSeconds")
@@ -166,6 +173,7 @@ def _parse_yaml(raw: bytes) -> Any:
 
 
 async def object_body(request: web.Request) -> JsonObject:
+    """The object in the body: JSON, YAML or Kubernetes' protobuf. Raises ApiError (400, 415)."""
     content_type = request.content_type
     if content_type == protobuf.MEDIA_TYPE:
         try:
@@ -182,6 +190,7 @@ async def object_body(request: web.Request) -> JsonObject:
 
 
 def patch_type(request: web.Request, resource: Resource) -> str:
+    """The content type of a patch that the kind takes; custom ones take no strategic merge. Raises ApiError (415)."""
     accepted = (JSON_PATCH, MERGE_PATCH, *(() if resource.is_custom else (STRATEGIC_MERGE_PATCH,)), APPLY_PATCH)
     if request.content_type not in accepted:
         raise status.unsupported_media_type(accepted)
@@ -189,6 +198,7 @@ def patch_type(request: web.Request, resource: Resource) -> str:
 
 
 async def patch_body(request: web.Request, content_type: str) -> Any:
+    """A patch: a list for JSON Patch, else an object. Raises ApiError (400)."""
     body = await _raw_body(request, yaml_too=False)
     if not isinstance(body, list if content_type == JSON_PATCH else dict):
         wanted = "a list of operations" if content_type == JSON_PATCH else "an object"
@@ -197,6 +207,7 @@ async def patch_body(request: web.Request, content_type: str) -> Any:
 
 
 async def delete_options(call: Call) -> DeleteOptions:
+    """DeleteOptions of the body, else of the query, as kubectl of either age sends them. Raises ApiError (400)."""
     body: JsonObject = {}
     if call.request.can_read_body:
         body = await object_body(call.request)
@@ -224,6 +235,7 @@ async def delete_options(call: Call) -> DeleteOptions:
 
 
 def container_of(pod: JsonObject, asked: str) -> str:
+    """The container whose log is meant: the one asked for, the default one, or the only one. Raises ApiError (400)."""
     name = pod["metadata"]["name"]
     spec = pod["spec"]
     names = [each["name"] for each in [*(spec.get("initContainers") or ()), *spec["containers"]]]

@@ -57,10 +57,12 @@ class Resource:
 
     @property
     def list_kind(self) -> str:
+        """The kind of a list of these objects."""
         return self.kind.kind + "List"
 
     @property
     def is_custom(self) -> bool:
+        """Whether a CRD defines it."""
         return self.crd_version is not None
 
 
@@ -104,9 +106,11 @@ class Registry:
         return iter(self._resources)
 
     def by_path(self, group: str, version: str, plural: str) -> Resource | None:
+        """What a path of the API names; None if nothing is served there."""
         return self._by_path.get((group, version, plural))
 
     def by_kind(self, api_version: str, kind: str) -> Resource | None:
+        """What an object says it is; None if it is not served."""
         return self._by_kind.get((api_version, kind))
 
     def by_id(self, resource_id: ResourceId) -> Resource:

@@ -71,6 +71,7 @@ class Requirement:
     values: frozenset[str] = frozenset()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels fulfils it; only `in`, `exists` and comparisons need the label."""
         value = labels.get(self.key)
         match self.operator:
             case "exists":
@@ -93,6 +94,8 @@ def _compares(value: str | None, operator: str, bound: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FieldRequirement:
+    """The field at `path`, dots between its parts, has `value`; with `negated` it has another, or is absent."""
+
     path: str
     value: str
     negated: bool = False
@@ -109,6 +112,7 @@ class Selector:
     fields: tuple[FieldRequirement, ...] = ()
 
     def matches(self, obj: JsonObject) -> bool:
+        """Whether the object fulfils every requirement."""
         if self.labels:
             labels = labels_of(obj)
             if not all(requirement.matches(labels) for requirement in self.labels):
@@ -117,6 +121,7 @@ class Selector:
 
     @property
     def is_empty(self) -> bool:
+        """Whether it picks everything."""
         return not self.labels and not self.fields
 
     def exact_name(self) -> str | None:

@@ -58,9 +58,12 @@ class Watch:
         self._started_at = since
 
     def close(self) -> None:
+        """Take no more events; `run` has ended by then."""
         self._store.unsubscribe(self._resource.id, self._subscription)
 
     async def run(self, response: web.StreamResponse) -> None:
+        """Send events until the time-out, the store's end, or a backlog that overflowed, which the client is told as
+        410."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timeout
         next_bookmark = loop.time() + BOOKMARK_INTERVAL

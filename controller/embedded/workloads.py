@@ -211,6 +211,7 @@ def template_hash(template: JsonObject) -> str:
 
 
 def is_ready(pod: JsonObject) -> bool:
+    """Whether the Pod's Ready condition is True."""
     return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
 
 
@@ -393,6 +394,8 @@ def _condition(
 
 @dataclass(frozen=True, slots=True)
 class ObservedService:
+    """A core Service with the pods it selects; none where it has no selector."""
+
     service: JsonObject
     pods: tuple[JsonObject, ...]
     slices: tuple[JsonObject, ...]

@@ -55,7 +55,8 @@ class Process(Protocol):
     """A running container process and whatever it started."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Its process id, which is its process group's too."""
 
     def signal(self, signum: int) -> None:
         """Send a signal to the whole process group; nothing happens once it has ended."""
@@ -63,6 +64,8 @@ class Process(Protocol):
 
 
 class Runtime(Protocol):
+    """What runs a pod's containers on this machine."""
+
     async def open(self) -> None:
         """Kill what a former life left behind and get ready to start processes."""
         ...
