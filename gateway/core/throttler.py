@@ -82,6 +82,7 @@ class Throttler(Generic[T]):
 
     @property
     def waiting(self) -> int:
+        """Requests parked for this revision."""
         return self._breaker.waiting
 
     @property

@@ -55,9 +55,11 @@ MAX_LINGER = 1024 * 1024
 class RequestSink(Protocol):
     """The exchange, as a downstream connection sees it."""
 
-    def request_body(self, data: bytes) -> None: ...
+    def request_body(self, data: bytes) -> None:
+        """A piece of the request's content, never empty."""
 
-    def request_end(self, trailers: list[bytes]) -> None: ...
+    def request_end(self, trailers: list[bytes]) -> None:
+        """The request is complete. `trailers` are canonical lines, [] for none."""
 
     def fail(self, error: GatewayError) -> None:
         """The request's content is malformed."""
@@ -71,7 +73,8 @@ class RequestSink(Protocol):
     def pause_response(self) -> None:
         """The client reads slower than the endpoint writes."""
 
-    def resume_response(self) -> None: ...
+    def resume_response(self) -> None:
+        """The client has caught up: write on."""
 
     def on_deadline(self, now: float) -> float:
         """The exchange's clocks, looked at; when to look again, infinity if it will say so itself."""
@@ -101,6 +104,7 @@ class Listener:
         self.draining = False
 
     def protocol(self) -> Downstream:
+        """The protocol factory for `create_server`: one connection."""
         return Downstream(self)
 
     def drain(self) -> None:
@@ -309,10 +313,6 @@ class Downstream(asyncio.Protocol):
 
     # --- to the client ------------------------------------------------------------------------------------------------
 
-    @property
-    def request_complete(self) -> bool:
-        return self._body is None
-
     def pause(self) -> None:
         """Read no more until `resume`."""
         if self._reading and self._phase is not _CLOSED:
@@ -320,6 +320,7 @@ class Downstream(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
+        """Read on after `pause`."""
         if not self._reading and self._phase is not _CLOSED:
             self._reading = True
             self._transport.resume_reading()
@@ -442,10 +443,12 @@ class Downstream(asyncio.Protocol):
             self._transport.write_eof()
 
     def close_tunnel(self) -> None:
+        """Both sides of the tunnel are done: close once what was written has gone out."""
         self._exchange = None
         self._transport.close()
 
     def drain(self) -> None:
+        """Close as soon as no request is on its way: now, or after the response in hand."""
         self._keep = False
         if self._phase is _HEAD and not self._buffer:
             self._transport.close()

@@ -29,36 +29,46 @@ MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
 class ResponseSink(Protocol):
     """The exchange, as an upstream connection sees it."""
 
-    def response_interim(self, head: ResponseHead) -> None: ...
+    def response_interim(self, head: ResponseHead) -> None:
+        """A 1xx response other than 101."""
 
     def response_switch(self, head: ResponseHead) -> None:
         """101: the bytes that follow belong to another protocol."""
 
-    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None: ...
+    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
+        """The final response's head. `hold`: content or the end follows at once, so one write can carry both."""
 
     def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
         """Head, content and end at once, for a response that came in one piece."""
 
-    def response_body(self, data: bytes) -> None: ...
+    def response_body(self, data: bytes) -> None:
+        """A piece of the content, never empty."""
 
-    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None: ...
+    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
+        """The response is complete; `reusable` says whether the connection may carry another exchange. `trailers` are
+        canonical lines, [] for none."""
 
     def endpoint_ended(self) -> None:
         """End of file in a tunnel."""
 
-    def upstream_lost(self, error: GatewayError) -> None: ...
+    def upstream_lost(self, error: GatewayError) -> None:
+        """The connection broke, or what came was no response; `error` is what the client would be told."""
 
-    def pause_request(self) -> None: ...
+    def pause_request(self) -> None:
+        """The endpoint reads slower than the client writes."""
 
-    def resume_request(self) -> None: ...
+    def resume_request(self) -> None:
+        """The endpoint has caught up: write on."""
 
 
 class Owner(Protocol):
     """Whoever keeps the connections: told once when one is open, once when it is closed."""
 
-    def opened(self, upstream: Upstream) -> None: ...
+    def opened(self, upstream: Upstream) -> None:
+        """The connection is made."""
 
-    def lost(self, upstream: Upstream) -> None: ...
+    def lost(self, upstream: Upstream) -> None:
+        """It is closed, by whichever side."""
 
 
 class Upstream(asyncio.Protocol):
@@ -109,6 +119,7 @@ class Upstream(asyncio.Protocol):
         self._transport.write(head)
 
     def write(self, data: bytes) -> None:
+        """Send bytes of the request, or of a tunnel; back-pressure comes as `pause_request`."""
         self._transport.write(data)
 
     def write_end(self) -> None:
@@ -140,6 +151,7 @@ class Upstream(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
+        """Read on after `pause`."""
         if not self._reading and not self._transport.is_closing():
             self._reading = True
             self._transport.resume_reading()
