@@ -127,7 +127,7 @@ async def test_its_own_writes_are_known_before_the_watch_tells(mini, running, un
     parent = Parent()
     runner = await running(parent)
     await api.put(SERVICES, service(a=1))
-    await until(lambda: runner.cache.get(kinds.SERVICE, Key("ns", "s")))
+    await until(lambda: api.named("s", "configurations"))
     await settled(api, runner, until)
     await api.remove(CONFIGURATIONS, "s")
     await until(lambda: api.named("s", "configurations"))
