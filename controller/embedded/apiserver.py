@@ -204,7 +204,7 @@ class ApiServer:
         except sqlite3.Error as error:
             logger.exception("the store can't be written")
             return _status_response(status.internal(f"the store can't be written: {error}"))
-        except Exception:
+        except Exception:  # a bug of ours, of any kind, costs its request and not the server
             logger.exception("%s %s", request.method, request.path)
             return _status_response(status.internal("see the API server's log"))
 

@@ -250,7 +250,7 @@ class Sandbox:
             container.life = podphase.unstartable(life, str(error), policy=self._policy, now=now)
             self._event("Failed", f"Error: {error}", warning=True)
             return
-        except BaseException:
+        except BaseException:  # a cancel among them: whatever ends this, the log's file is closed
             log.close(now)
             raise
         if container.exited.is_set():  # before its start was told: _exited has taken the life from here
