@@ -39,9 +39,15 @@ class LogWriter:
         self._rest = {"stdout": b"", "stderr": b""}
         self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._waiting: list[asyncio.Future[None]] = []
-        os.makedirs(path.parent, mode=0o700, exist_ok=True)
-        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._file: BinaryIO | None = None
         self._size = 0
+
+    def open(self) -> None:
+        """Have the file there. It is made with the first output or when somebody asks for it, not before: two folders
+        and a file take half a millisecond, which a cold start should not pay. Raises OSError."""
+        if self._file is None and not self.closed:
+            os.makedirs(self.path.parent, mode=0o700, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
 
     def write(self, stream: str, data: bytes, now: datetime) -> None:
         """Append what a container wrote to `stream` ("stdout" or "stderr") at `now`."""
@@ -60,8 +66,11 @@ class LogWriter:
         for stream, rest in self._rest.items():
             if rest:
                 self.write(stream, b"\n", now)
+        with suppress(OSError):
+            self.open()  # a life without a word has a log too, an empty one
         self.closed = True
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._wake()
 
     def tail(self) -> str:
@@ -86,16 +95,19 @@ class LogWriter:
         if self._size and self._size + len(data) > self._max_bytes:
             self._rotate()
         with suppress(OSError):  # the disk is full: this output is lost, the container goes on
-            self._file.write(data)
+            self.open()
+            if self._file is not None:
+                self._file.write(data)
         self._size += len(data)
         self._wake()
 
     def _rotate(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         for older, newer in pairwise(rotated(self.path, self._max_files)):
             with suppress(FileNotFoundError):
                 newer.replace(older)
-        self._file = self.path.open("ab", buffering=0)
         self._size = 0
 
     def _wake(self) -> None:

@@ -51,7 +51,7 @@ class PodLogs:
         writer = LogWriter(folder / f"{life}.log")
         self._sweep()
         self._writers[writer.path] = writer
-        for path in folder.iterdir() if life > 1 else ():
+        for path in folder.iterdir() if life > 1 and folder.is_dir() else ():
             number = path.name.partition(".")[0]
             if number.isdigit() and int(number) < life - 1:
                 path.unlink(missing_ok=True)
@@ -107,6 +107,10 @@ class PodLogs:
             folder = self._container_folder(pod, container)
         except OSError as error:
             raise LogError(f"container {container!r} can't have a log: {error}") from None
+        for path, writer in self._writers.items():
+            if path.parent == folder:
+                with suppress(OSError):  # then there is no log, and that is said below
+                    writer.open()
         lives = sorted(int(path.stem) for path in folder.glob("*.log") if path.stem.isdigit())
         if previous:
             lives = lives[:-1]

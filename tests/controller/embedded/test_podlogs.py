@@ -148,6 +148,23 @@ async def test_a_follower_that_leaves_is_forgotten(logs):
     writer.close(NOW)
 
 
+async def test_who_says_nothing_has_an_empty_log(logs):
+    """A container that has not written yet costs no file, can be read and followed, and has a log after its end."""
+    writer = logs.writer(POD, "c", 0)
+    assert not logs._root.exists()
+    assert await read(logs) == ""
+    stream = await logs.open(POD, "c", follow=True)
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    writer.write("stdout", b"at last\n", NOW)
+    assert await first == b"at last\n"
+    writer.close(NOW)
+    silent = logs.writer(POD, "c", 1)
+    silent.close(NOW)
+    filled(logs, life=2).close(NOW)
+    assert await read(logs, previous=True) == ""
+
+
 def test_logs_of_pods_that_are_gone_are_removed(logs):
     """At a start only the folders of pods that still exist stay."""
     filled(logs).close(NOW)
