@@ -19,7 +19,7 @@ _STEADY = 10.0
 _DRAIN_LIMIT = 40.0
 """Seconds for the gateway's own drain (30) and some more."""
 
-PORT_IN_USE = 2
+_CANNOT_START = 2
 """The gateway's exit status for a configuration that can't work; starting it again would not help."""
 
 
@@ -70,7 +70,7 @@ class GatewayProcess:
             status = await self._process.wait()
             if self._stopping:
                 return
-            if status == PORT_IN_USE:
+            if status == _CANNOT_START:
                 raise ChildProcessError("the gateway could not start; its own message is above")
             _log.warning("the gateway ended with status %d and is started again", status)
             back_off = _BACK_OFF_FIRST if loop.time() - began > _STEADY else min(2 * back_off, _BACK_OFF_MAX)
