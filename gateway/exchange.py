@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.deadlines import Deadlines
 from gateway.core.fields import request_head
-from gateway.core.http1 import serialise_chunk, serialise_last_chunk
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import GatewayError, NoRevision, UpstreamConnectFailure, UpstreamProtocolError, UpstreamReset
 from gateway.net.tunnel import Tunnel
@@ -311,13 +310,13 @@ class Exchange:
             self._dispatched_at = self._active_at = now
             self._downstream.set_deadline(now + served.patience)
         self._upstream = upstream
-        upstream.send(self, self._head.method, self._wire_head)
+        upstream.send(self, self._head, self._wire_head)
         if self._early is not None:
             early, self._early = self._early, None
             for piece in early:
                 self.request_body(piece)
             if self._request_ended:
-                self._end_request()
+                upstream.finish(self._trailers)
             self._downstream.resume()
 
     # --- the request's content ----------------------------------------------------------------------------------------
@@ -326,7 +325,7 @@ class Exchange:
         upstream = self._upstream
         if self._tunnel is not None or (upstream is not None and self._early is None):
             assert upstream is not None
-            upstream.write(serialise_chunk(data) if self._head.chunked and not self._tunnel else data)
+            upstream.write(data)
             self._active()
             return
         if self._early is None:
@@ -341,14 +340,10 @@ class Exchange:
         self._request_ended = True
         self._trailers = trailers
         if self._upstream is not None:
-            self._end_request()
+            self._upstream.finish(trailers)
         elif self._early is None:
             self._early = []
             self._early_size = 0
-
-    def _end_request(self) -> None:
-        if self._head.chunked and self._upstream is not None:
-            self._upstream.write(serialise_last_chunk(self._trailers))
 
     def pause_request(self) -> None:
         self._downstream.pause()

@@ -14,11 +14,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway.core.http1 import UntilCloseReader, parse_response, response_body
+from gateway.core.http1 import (
+    UntilCloseReader,
+    parse_response,
+    response_body,
+    serialise_chunk,
+    serialise_last_chunk,
+)
 from gateway.errors import ProtocolError, UpstreamProtocolError, UpstreamReset
 
 if TYPE_CHECKING:
-    from gateway.core.http1 import BodyReader, ResponseHead
+    from gateway.core.http1 import BodyReader, RequestHead, ResponseHead
     from gateway.errors import GatewayError
 
 __all__ = ["Owner", "ResponseSink", "Upstream"]
@@ -77,6 +83,7 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffer",
+        "_chunked",
         "_ended",
         "_interims",
         "_keep",
@@ -101,6 +108,7 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         self._body: BodyReader | None = None
         self._method = b""
+        self._chunked = False
         self._keep = True
         self._ended = False
         self._tunnel = False
@@ -111,16 +119,22 @@ class Upstream(asyncio.Protocol):
 
     # --- from the exchange --------------------------------------------------------------------------------------------
 
-    def send(self, sink: ResponseSink, method: bytes, head: bytes) -> None:
-        """Begin a request with its serialised head."""
+    def send(self, sink: ResponseSink, head: RequestHead, text: bytes) -> None:
+        """Begin a request: `text` is the head to send, made from `head`."""
         self._sink = sink
-        self._method = method
+        self._method = head.method
+        self._chunked = head.chunked
         self.saw_response = False
-        self._transport.write(head)
+        self._transport.write(text)
 
     def write(self, data: bytes) -> None:
-        """Send bytes of the request, or of a tunnel; back-pressure comes as `pause_request`."""
-        self._transport.write(data)
+        """Send a piece of the request's content, or of a tunnel; back-pressure comes as `pause_request`."""
+        self._transport.write(serialise_chunk(data) if self._chunked else data)
+
+    def finish(self, trailers: list[bytes]) -> None:
+        """The request's content is complete. `trailers` are canonical lines, [] for none."""
+        if self._chunked:
+            self._transport.write(serialise_last_chunk(trailers))
 
     def write_end(self) -> None:
         """Pass on the client's end of file in a tunnel."""
@@ -221,6 +235,7 @@ class Upstream(asyncio.Protocol):
     def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
         sink.response_switch(head)  # raises if nobody asked for it
         self._tunnel = True
+        self._chunked = False
         self._buffer = b""
         if rest and self._sink is sink:
             sink.response_body(rest)
