@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import (
     BadRequest,
@@ -51,10 +51,12 @@ __all__ = [
     "BodyReader",
     "BodySink",
     "ChunkedReader",
+    "HeadLimits",
     "LengthReader",
     "RequestHead",
     "ResponseHead",
     "UntilCloseReader",
+    "head_limits",
     "parse_request",
     "parse_response",
     "request_body",
@@ -110,6 +112,31 @@ REASONS: Final = {
     505: b"HTTP Version Not Supported",
 }
 """Reason phrases of the replies this gateway makes itself."""
+
+
+class HeadLimits(NamedTuple):
+    """The largest request head that is read: bytes of its first line (without CR LF), bytes of its field lines (with
+    CR LF), number of field lines. A head of `unchecked` bytes or fewer breaks none of them. See `head_limits`."""
+
+    request_line: int
+    field_section: int
+    fields: int
+    unchecked: int
+
+
+_SHORTEST_LINE = len(b"a: b\r\n")  # that the fast path takes
+
+
+def head_limits(
+    request_line: int = MAX_REQUEST_LINE, field_section: int = MAX_FIELD_SECTION, fields: int = MAX_FIELDS
+) -> HeadLimits:
+    """Limits as given; the defaults are those of the responses too, which are not configurable."""
+    # The fast path's expression takes no more than MAX_FIELDS lines, so only a smaller number has to be looked at.
+    few = fields * _SHORTEST_LINE if fields < MAX_FIELDS else request_line
+    return HeadLimits(request_line, field_section, fields, min(request_line, field_section, few))
+
+
+_DEFAULT_LIMITS: Final = head_limits()
 
 
 class RequestHead:
@@ -214,15 +241,16 @@ Head = RequestHead | ResponseHead
 # --- request heads ----------------------------------------------------------------------------------------------------
 
 
-def parse_request(data: bytes, start: int = 0) -> RequestHead | None:
+def parse_request(data: bytes, start: int = 0, limits: HeadLimits = _DEFAULT_LIMITS) -> RequestHead | None:
     """The head that begins at `start`, or None while it is incomplete. Raises ProtocolError with the reason."""
     match = _REQUEST.match(data, start)
     if match is None:
-        return _parse_request_slowly(data, start)
+        return _parse_request_slowly(data, start, limits)
     method, target, host, plain, user_agent, rest = match.groups()
     end = match.end()
-    if end - start > MAX_REQUEST_LINE:
-        _check_limits(data, start, end - 4)
+    if end - start > limits.unchecked:
+        _check_limits(data, start, end - 4, limits)
+        _check_count(data.count(b"\r\n", start, end) - 2, limits)
     head = RequestHead(method, target, True, plain, end)
     head.host = host
     if user_agent is not None:
@@ -252,11 +280,12 @@ def _check_request(head: RequestHead) -> None:
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 
 
-def _parse_request_slowly(data: bytes, start: int) -> RequestHead | None:
+def _parse_request_slowly(data: bytes, start: int, limits: HeadLimits) -> RequestHead | None:
     if data.startswith(b"\r\n", start):  # RFC 9112 section 2.2: ignore an empty line before the request line
         start += 2
     end = data.find(b"\r\n\r\n", start)
-    _check_limits(data, start, len(data) if end < 0 else end)
+    # What is there of an incomplete head may end in part of its CR LF CR LF, which no limit counts.
+    _check_limits(data, start, len(data) - 3 if end < 0 else end, limits)
     fault = _HOPELESS.search(data, start, len(data) if end < 0 else end)
     if fault is not None:
         raise BadRequest(f"The head has a bare {_CONTROL_NAMES[fault.group()]}; lines end in CR LF.")
@@ -274,8 +303,7 @@ def _parse_request_slowly(data: bytes, start: int) -> RequestHead | None:
     if authority is not None:
         _agree(lines, authority, may_add=minor == b"0")
     head = RequestHead(method, target, minor == b"1", b"", end + 4)
-    if len(lines) > MAX_FIELDS:
-        raise HeadTooLarge(f"The request has more than {MAX_FIELDS} fields.")
+    _check_count(len(lines), limits)
     head.fields = _record(_REQUEST_SPECIAL, _REQUEST_FIELDS, head, _section(lines))
     _check_request(head)
     return head
@@ -284,12 +312,17 @@ def _parse_request_slowly(data: bytes, start: int) -> RequestHead | None:
 _CONTROL_NAMES = {b"\x00": "NUL", b"\n": "LF", b"\r": "CR"}
 
 
-def _check_limits(data: bytes, start: int, end: int) -> None:
-    line_end = data.find(b"\r\n", start, end)
-    if (end if line_end < 0 else line_end) - start > MAX_REQUEST_LINE:
-        raise UriTooLong(f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
-    if line_end >= 0 and end - line_end > MAX_FIELD_SECTION:
-        raise HeadTooLarge(f"The fields take more than {MAX_FIELD_SECTION} bytes.")
+def _check_limits(data: bytes, start: int, end: int, limits: HeadLimits) -> None:
+    line_end = data.find(b"\r\n", start)
+    if (end if line_end < 0 else line_end) - start > limits.request_line:
+        raise UriTooLong(f"The request line is longer than {limits.request_line} bytes.")
+    if line_end >= 0 and end - line_end > limits.field_section:
+        raise HeadTooLarge(f"The fields take more than {limits.field_section} bytes.")
+
+
+def _check_count(count: int, limits: HeadLimits) -> None:
+    if count > limits.fields:
+        raise HeadTooLarge(f"The request has more than {limits.fields} fields.")
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:

@@ -17,6 +17,7 @@ from gateway.core.http1 import (
     LengthReader,
     RequestHead,
     ResponseHead,
+    head_limits,
     parse_request,
     parse_response,
     request_body,
@@ -200,6 +201,33 @@ def test_each_limit_has_its_own_answer(message: bytes, error: type[ProtocolError
     """414 for the line, 431 for the fields, 505 for the version, whether or not the head is complete."""
     with pytest.raises(error):
         parse_request(message)
+
+
+@pytest.mark.parametrize("fields", [1, 3, 99, 100, 101, 200])
+def test_a_number_of_fields(fields: int) -> None:
+    """As many as the limit says, whether below or above what one expression takes; not one more."""
+    limits = head_limits(fields=fields)
+    assert parse_request(request(*[b"X: 1"] * (fields - 1)), 0, limits) is not None
+    with pytest.raises(HeadTooLarge, match=f"more than {fields} fields"):
+        parse_request(request(*[b"X: 1"] * fields), 0, limits)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_request_line_and_a_field_section_at_their_bounds(more: int) -> None:
+    """Counted without the line's end and with the fields' ends, however the head is cut."""
+    line, section = 40 + more, 100 + more
+    limits = head_limits(40, 100)
+    long_line = request(line=b"GET /" + b"a" * (line - len(b"GET / HTTP/1.1")) + b" HTTP/1.1")
+    long_field = request(b"X: " + b"a" * (section - len(b"Host: a.b\r\nX: \r\n")))
+    for message, error in ((long_line, UriTooLong), (long_field, HeadTooLarge)):
+        if more > 0:
+            with pytest.raises(error):
+                parse_request(message, 0, limits)
+            with pytest.raises(error):
+                parse_request(message.replace(b"a.b", b"a .b"), 0, limits)  # on the slow path
+        else:
+            assert parse_request(message, 0, limits) is not None
+            assert all(parse_request(message[:end], 0, limits) is None for end in range(1, len(message)))
 
 
 def test_hop_by_hop_fields_and_knatives_own_are_dropped() -> None:
