@@ -74,7 +74,7 @@ async def _run(options: ControllerOptions) -> None:
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await _kube(options))
         plane = ControlPlane(kube, token, namespace=options.namespace)
-        app = admin_app(plane.registry, plane.ready.is_set)
+        app = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
         await stack.enter_async_context(_listening(app, options.admin_listen, "--admin-listen"))
 
         async def work() -> None:

@@ -17,6 +17,11 @@ def kubeconfig_path(data_dir: Path) -> Path:
     return data_dir / "kubeconfig"
 
 
+def admin_port_path(data_dir: Path) -> Path:
+    """Where `zerogate up` writes the port on which its controller tells how it is."""
+    return data_dir / "admin-port"
+
+
 def deploy_dir() -> Path:
     """The CRDs and default ConfigMaps: inside the installed package, or deploy/ of a checkout."""
     package = Path(__file__).parent

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.apis.durations import format_duration, parse_duration
 from controller.apis.fielderror import FieldError, invalid, join, out_of_bounds
-from controller.apis.labels import AUTOSCALING
+from controller.apis.labels import AUTOSCALING, AUTOSCALING_PAUSED
 from controller.apis.quantities import parse_integer, parse_number
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class AutoscalingAnnotations:
     scale_down_delay: float | None = None
     scale_to_zero_pod_retention_period: float | None = None
     metric_aggregation_algorithm: str | None = None
+    paused: bool | None = None
 
 
 class _Refused(ValueError):
@@ -175,6 +176,12 @@ def _algorithm(text: str, path: str, context: _Context) -> str:
     return known.get(text, text)
 
 
+def _boolean(text: str, path: str, _context: _Context) -> bool:
+    if text not in ("true", "false"):
+        raise _Refused(invalid(path, text, 'must be "true" or "false"'))
+    return text == "true"
+
+
 def _spellings(name: str) -> tuple[str, ...]:
     first, *rest = name.split("-")
     camel = first + "".join(word.capitalize() for word in rest)
@@ -203,6 +210,7 @@ _RULES: dict[str, tuple[tuple[str, ...], Callable[[str, str, _Context], Any]]] =
         _period(0.0, WINDOW_MAX, whole=False),
     ),
     "metric_aggregation_algorithm": (_spellings("metric-aggregation-algorithm"), _algorithm),
+    "paused": ((AUTOSCALING_PAUSED,), _boolean),
 }
 
 KEYS: dict[str, tuple[str, ...]] = {name: spellings for name, (spellings, _) in _RULES.items()}

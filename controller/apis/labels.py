@@ -44,6 +44,9 @@ TAG_TO_HOST = _NETWORKING_INTERNAL + "tag-to-host"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 
+AUTOSCALING_PAUSED = "autoscaling.zerogate.dev/paused"
+"""Ours: "true" on a Revision leaves its scale to whoever sets it by hand."""
+
 # finalizers
 ROUTE_FINALIZER = "routes.serving.knative.dev"
 

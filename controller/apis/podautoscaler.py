@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ACTIVE = "Active"
 SCALE_TARGET_INITIALIZED = "ScaleTargetInitialized"
 SKS_READY = "SKSReady"
+SCALE_EXPLAINED = "ScaleExplained"
+"""Informational: its reason and message say why the scale is what it is."""
 
 CONDITIONS = conditions.ConditionSet(dependents=(ACTIVE, SCALE_TARGET_INITIALIZED, SKS_READY))
 

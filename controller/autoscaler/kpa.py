@@ -17,15 +17,16 @@ The excess burst capacity says how many requests the ready replicas could take o
 target-burst-capacity. In Knative its sign puts the activator on the path or off; our gateway is always on it, so it is
 computed and shown.
 
-`decide` is a function: state in, state out, `now` an argument. Bounds (min-scale, max-scale) and the way to zero are
-the PodAutoscaler reconciler's (`controller.reconcile.podautoscaler`).
+`decide` is a function: state in, state out, `now` an argument. A decision carries all it was made from and the rule
+that made it, so that `controller.autoscaler.explain` can put it into words later. Bounds (min-scale, max-scale) and the
+way to zero are the PodAutoscaler reconciler's (`controller.reconcile.podautoscaler`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from controller.apis.annotations import CONCURRENCY, LINEAR, RPS
 from controller.autoscaler.windows import Noted, slide
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from controller.config.autoscaler import AutoscalerConfig
 
 __all__ = [
+    "ACTIVATION_SCALE",
+    "PANIC_HELD",
+    "PANIC_WINDOW",
+    "SCALE_DOWN_DELAY",
+    "SCALE_DOWN_RATE",
+    "SCALE_UP_RATE",
+    "STABLE_WINDOW",
     "TICK",
     "UNDECIDED",
     "DeciderSpec",
@@ -52,6 +60,12 @@ TICK = 2.0
 
 UNDECIDED = -1
 """`desired` of a revision about which nothing is known yet."""
+
+# What decided: one of the averages, what a panic has wanted so far, or the delay before less is wanted.
+STABLE_WINDOW, PANIC_WINDOW, PANIC_HELD = "StableWindow", "PanicWindow", "PanicHeld"
+SCALE_DOWN_DELAY = "ScaleDownDelay"
+# What bounded the deciding average's wish.
+SCALE_UP_RATE, SCALE_DOWN_RATE, ACTIVATION_SCALE = "ScaleUpRate", "ScaleDownRate", "ActivationScale"
 
 _TARGET_MIN = 0.01
 _RPS_UTILISATION = 0.70
@@ -91,8 +105,11 @@ class DeciderState:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`desired` replicas before min-scale, max-scale and the way to zero; UNDECIDED while nothing is known. The rest
-    is what it was decided from."""
+    """`desired` replicas before min-scale, max-scale and the way to zero; UNDECIDED while nothing is known.
+
+    The rest is what it was decided from: the averages, the replicas that were ready, those that the averages ask for
+    before any bound (`stable_wish`, `panic_wish`), what decided (`rule`, "" before the first decision) and what bounded
+    it (`bound`, "" for nothing). `undelayed` is what would be desired without scale-down-delay."""
 
     desired: int
     excess_burst_capacity: int
@@ -100,6 +117,11 @@ class Decision:
     stable: float = 0.0
     panic: float = 0.0
     ready: int = 0
+    stable_wish: int = 0
+    panic_wish: int = 0
+    undelayed: int = 0
+    rule: str = ""
+    bound: str = ""
 
 
 def panic_window(stable_window: float, percentage: float) -> float:
@@ -170,30 +192,52 @@ def decide(
 ) -> tuple[Decision, DeciderState]:
     """How many replicas the averages ask for, with `ready` of them ready, and the state for the next decision."""
     base = max(1, ready)
-    stable_wish, panic_wish = _wish(spec, stable, base), _wish(spec, panic, base)
-    over = ceil(panic / spec.target) / base >= spec.panic_threshold
+    calm, surge = _wish(spec, stable, base), _wish(spec, panic, base)
+    over = surge.raw / base >= spec.panic_threshold
     state = _advance_panic(spec, state, over=over, now=now)
 
-    desired = stable_wish
+    desired, rule, bound = calm.replicas, STABLE_WINDOW, calm.bound
     panicking = state.panic_since is not None
     if panicking:
-        state = replace(state, panic_pods=max(state.panic_pods, stable_wish, panic_wish))
-        desired = state.panic_pods
+        if surge.replicas > desired:
+            desired, rule, bound = surge.replicas, PANIC_WINDOW, surge.bound
+        if state.panic_pods > desired:
+            desired, rule, bound = state.panic_pods, PANIC_HELD, ""
+        elif desired > state.panic_pods:
+            state = replace(state, panic_pods=desired)
 
+    undelayed = desired
     slots = ceil(spec.scale_down_delay / TICK)
     if slots and spec.reachable:
         state = replace(state, delayed=slide(state.delayed, floor(now / TICK), desired, slots))
-        desired = state.delayed[0].value
-    return Decision(desired, _excess_burst_capacity(spec, ready, panic), panicking, stable, panic, ready), state
+        if state.delayed[0].value > desired:
+            desired, rule, bound = state.delayed[0].value, SCALE_DOWN_DELAY, ""
+    capacity = _excess_burst_capacity(spec, ready, panic)
+    wishes = (calm.raw, surge.raw, undelayed)
+    return Decision(desired, capacity, panicking, stable, panic, ready, *wishes, rule, bound), state
 
 
-def _wish(spec: DeciderSpec, load: float, base: int) -> int:
+class _Wish(NamedTuple):
+    """The replicas for one average, before and after the bounds of one step, and the bound that made the difference."""
+
+    raw: int
+    replicas: int
+    bound: str
+
+
+def _wish(spec: DeciderSpec, load: float, base: int) -> _Wish:
     """The replicas for `load`, inside the bounds of one step from `base`."""
-    wanted = ceil(load / spec.target)
+    raw = ceil(load / spec.target)
     most = ceil(spec.max_scale_up_rate * base)
     least = floor(base / spec.max_scale_down_rate) if spec.reachable else 0
-    wish = min(max(wanted, least), most)
-    return max(wish, spec.activation_scale) if wanted > 0 and spec.activation_scale > 1 else wish
+    wish, bound = raw, ""
+    if least > raw:
+        wish, bound = least, SCALE_DOWN_RATE
+    if wish > most:
+        wish, bound = most, SCALE_UP_RATE
+    if raw > 0 and spec.activation_scale > max(1, wish):
+        wish, bound = spec.activation_scale, ACTIVATION_SCALE
+    return _Wish(raw, wish, bound)
 
 
 def _advance_panic(spec: DeciderSpec, state: DeciderState, *, over: bool, now: float) -> DeciderState:

@@ -10,6 +10,9 @@ or the excess burst capacity changed its sign; the PodAutoscaler's reconciler ma
 A report with requests in flight for a revision whose last decision was zero (or none) is a poke: it is decided in the
 same call, and its key is queued before the call returns. That is the first hop of a cold start.
 
+What was decided, and what the PodAutoscaler's reconciler made of it, is kept for a while and told by `account`
+(`controller.autoscaler.explain`).
+
 Deciding starts with the first `tick`. Before that the caches are being filled, and a decider that has not seen the
 ready replicas yet would not know what it must not take away.
 """
@@ -17,14 +20,16 @@ ready replicas yet would not know what it must not take away.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from controller.apis import podautoscaler
+from controller.apis import conditions, podautoscaler
 from controller.apis.annotations import KPA_CLASS, parse_autoscaling
 from controller.apis.labels import SERVICE_NAME
 from controller.apis.meta import Key, annotations_of, child_name, key_of, labels_of
 from controller.autoscaler.collector import Collector
+from controller.autoscaler.explain import Explanation, History, explain
 from controller.autoscaler.kpa import (
     TICK,
     DeciderSpec,
@@ -55,10 +60,11 @@ class DeciderView(NamedTuple):
 
 
 class _Decider:
-    __slots__ = ("decision", "obj", "spec", "state")
+    __slots__ = ("decision", "history", "obj", "spec", "state")
 
     def __init__(self, obj: JsonObject, spec: DeciderSpec) -> None:
         self.obj = obj
+        self.history = History()
         self.spec = spec
         self.state: DeciderState | None = None
         self.decision = first_decision(spec, 0)
@@ -96,6 +102,29 @@ class Deciders:
         slices = self._ready.get(Key(key.namespace, child_name(key.name, "-private")))
         return sum(slices.values()) if slices else 0
 
+    def explanation(self, key: Key) -> Explanation | None:
+        """The last decision about a PodAutoscaler in words; None if it is not one of ours."""
+        decider = self._deciders.get(key)
+        return explain(decider.spec, decider.decision) if decider else None
+
+    def account(self, key: Key) -> JsonObject | None:
+        """All that is known about a revision's scale and how it came about, as JSON; None if it is not one of ours."""
+        decider = self._deciders.get(key)
+        if decider is None:
+            return None
+        decision = decider.decision
+        status = decider.obj.get("status") or {}
+        return {
+            "namespace": key.namespace,
+            "revision": key.name,
+            "desiredScale": status.get("desiredScale"),
+            "actualScale": self.ready(key),
+            "mode": "Serve" if decision.desired > 0 and decision.excess_burst_capacity >= 0 else "Proxy",
+            "excessBurstCapacity": decision.excess_burst_capacity,
+            "settings": {_camel(name): value for name, value in asdict(decider.spec).items()},
+            "history": list(decider.history.describe(self._clock())),
+        }
+
     def views(self) -> list[DeciderView]:
         """All deciders."""
         return [DeciderView(key, decider.decision, self.ready(key)) for key, decider in self._deciders.items()]
@@ -106,6 +135,7 @@ class Deciders:
         """A PodAutoscaler was added, changed (`new`) or removed (None)."""
         if new is not None:
             self._sync(new)
+            self._note_scale(old, new)
         elif old is not None:
             self._drop(key_of(old))
 
@@ -140,6 +170,12 @@ class Deciders:
         else:
             decider.obj, decider.spec = obj, spec
         self._collector.track(key, spec)
+
+    def _note_scale(self, old: JsonObject | None, new: JsonObject) -> None:
+        decider = self._deciders.get(key_of(new))
+        scaled = _scaled(new)
+        if decider is not None and scaled is not None and (old is None or scaled != _scaled(old)):
+            decider.history.scaled(*scaled, self._clock())
 
     def _drop(self, key: Key) -> None:
         if self._deciders.pop(key, None) is not None:
@@ -189,6 +225,7 @@ class Deciders:
         decider.decision, decider.state = decide(
             decider.spec, decider.state, stable=load.stable, panic=load.panic, ready=ready, now=now
         )
+        decider.history.decided(decider.spec, decider.decision, now)
         if _is_news(before, decider.decision):
             self._enqueue(key)
 
@@ -197,6 +234,18 @@ def ready_endpoints(endpoint_slice: JsonObject) -> int:
     """How many endpoints of an EndpointSlice are ready. An absent condition means ready (discovery.k8s.io/v1)."""
     endpoints = endpoint_slice.get("endpoints") or ()
     return sum((endpoint.get("conditions") or {}).get("ready") is not False for endpoint in endpoints)
+
+
+def _scaled(obj: JsonObject) -> tuple[int, Explanation] | None:
+    """The scale that the reconciler wants, and why."""
+    scale = (obj.get("status") or {}).get("desiredScale")
+    why = conditions.find(obj, podautoscaler.SCALE_EXPLAINED)
+    return None if scale is None or why is None else (scale, Explanation(why.reason, why.message))
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def _is_news(before: Decision, after: Decision) -> bool:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "apply": ("controller.cli.objects", "apply", "Create or change the objects of a file."),
     "get": ("controller.cli.objects", "get", "Print objects: ksvc, route, cfg, rev, kpa, pod, …"),
     "logs": ("controller.cli.objects", "logs", "Print what the pods of a Service wrote."),
+    "explain": ("controller.cli.explain", "explain", "Tell why a revision has as many replicas as it has."),
     "delete": ("controller.cli.objects", "delete", "Delete objects and all that they own."),
 }
 """Name: module, attribute, and the line in the list of commands."""

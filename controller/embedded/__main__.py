@@ -114,8 +114,9 @@ async def _up(options: UpOptions) -> None:
         settings.plane = plane
         plane.runner.on_change(kinds.POD, agent.on_change)
         feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
-        admin = admin_app(plane.registry, plane.ready.is_set)
+        admin = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
         await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
+        _remember_port(data.admin_port, options.port + 3)
         gateway = GatewayProcess(
             GatewayOptions(
                 port=options.port,
@@ -222,7 +223,7 @@ async def _start_server(server: ApiServer, port_file: Path) -> str:
         url = await server.start(_HOST, _last_port(port_file))
     except OSError:
         url = await server.start(_HOST)
-    _remember_port(port_file, url)
+    _remember_port(port_file, int(url.rpartition(":")[2]))
     return url
 
 
@@ -232,9 +233,9 @@ def _last_port(port_file: Path) -> int:
     return int(text) if text.isdecimal() and int(text) < 65536 else 0
 
 
-def _remember_port(port_file: Path, url: str) -> None:
+def _remember_port(port_file: Path, port: int) -> None:
     with open(port_file, "w", opener=private_opener) as file:
-        file.write(url.rpartition(":")[2])
+        file.write(str(port))
 
 
 def _feed_token(path: Path) -> tuple[str, Path]:

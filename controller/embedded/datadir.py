@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.paths import kubeconfig_path
+from controller.paths import admin_port_path, kubeconfig_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ _FILES = (
     *("processes", "processes.new"),
     *("access.log", "access.log.1"),
     "api-port",
+    "admin-port",
     "kubeconfig",
 )
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
@@ -69,6 +70,10 @@ class DataDir:
     @property
     def api_port(self) -> Path:
         return self.root / "api-port"
+
+    @property
+    def admin_port(self) -> Path:
+        return admin_port_path(self.root)
 
 
 def prepare(root: Path) -> DataDir:

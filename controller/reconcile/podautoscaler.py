@@ -19,6 +19,12 @@ as in Knative with its activator on the path.
 
 Unreachable revisions ignore min-scale, initial-scale and retention.
 
+The annotation `autoscaling.zerogate.dev/paused: "true"` on a Revision freezes its scale: the Deployment keeps the
+replicas it has, zero too, and those that somebody gives it (`kubectl scale`).
+
+Why the scale is what it is, is told by the informational condition ScaleExplained, which changes when the scale or the
+rule behind it does and not with each average.
+
 There is no ServerlessService; SKSReady is True always, for those who look for the condition.
 """
 
@@ -27,18 +33,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from controller.apis import conditions, kinds
+from controller.apis import conditions, kinds, labels
 from controller.apis.annotations import KPA_CLASS, AutoscalingAnnotations, parse_autoscaling
 from controller.apis.labels import SERVICE_NAME
 from controller.apis.meta import JsonObject, Key, annotations_of, is_deleting, key_of, labels_of, name_of
 from controller.apis.podautoscaler import (
     ACTIVE,
     CONDITIONS,
+    SCALE_EXPLAINED,
     SCALE_TARGET_INITIALIZED,
     SKS_READY,
     PodAutoscaler,
     parse,
 )
+from controller.autoscaler.explain import NOTHING_KNOWN, Explanation
 from controller.autoscaler.kpa import UNDECIDED
 from controller.reconcile.children.deployment import progress_deadline
 from controller.reconcile.plan import Cache, Controller, Patch, Plan, owner_key
@@ -59,7 +67,9 @@ Number = TypeVar("Number", int, float)
 NO_TRAFFIC = "NoTraffic"
 TIMED_OUT = "TimedOut"
 QUEUED = "Queued"
+PAUSED = "Paused"
 
+_BUFFERED = "Requests to the target are being buffered as resources are provisioned."
 _ACTIVATION_GRACE = 30.0  # beyond the progress deadline, as in Knative
 _SETTLE = 3.0
 
@@ -70,28 +80,37 @@ class Decisions(Protocol):
     def decision(self, key: Key) -> Decision | None:
         """The last decision about the PodAutoscaler; None if the autoscaler has none, or it is another class."""
 
+    def explanation(self, key: Key) -> Explanation | None:
+        """That decision in words."""
+
     def ready(self, key: Key) -> int:
         """The revision's ready replicas, by its EndpointSlices."""
 
 
+_NOTHING_KNOWN = Explanation(NOTHING_KNOWN, "The autoscaler has not seen this revision yet.")
+
+
 @dataclass(frozen=True, slots=True)
 class ObservedPodAutoscaler:
-    """`desired` is the autoscaler's wish, UNDECIDED while there is none; `replicas` is what the Deployment asks for at
-    present, None while there is no Deployment."""
+    """`desired` is the autoscaler's wish, UNDECIDED while there is none, and `explanation` says why; `replicas` is what
+    the Deployment asks for at present, None while there is no Deployment."""
 
     pod_autoscaler: PodAutoscaler
     desired: int
     ready: int
     replicas: int | None
+    explanation: Explanation = _NOTHING_KNOWN
 
 
 class Wanted(NamedTuple):
     """`want` is the scale to show, UNDECIDED if there is none. `replicas` is what the Deployment is to ask for, None to
-    leave it alone. `after`: seconds until there may be another answer."""
+    leave it alone. `after`: seconds until there may be another answer. `why` is None where the autoscaler's own wish is
+    fulfilled."""
 
     want: int
     replicas: int | None = None
     after: float | None = None
+    why: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +134,13 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
         return Plan()
     found = begin(CONDITIONS, pa.obj, now)
     limits = _limits(pa, annotated, config)
-    result = wanted(seen.desired, limits, _active(found), now)
-    found = _judge(found, result.want, seen.ready, limits, now)
+    if annotated.paused:
+        result = paused(seen.replicas)
+        found = _judge_paused(found, seen, now)
+    else:
+        result = wanted(seen.desired, limits, _active(found), now)
+        found = _judge(found, result.want, seen.ready, limits, now)
+    found = _explained(found, pa, result, result.why or seen.explanation, now)
     status = finish(
         pa.obj,
         found,
@@ -159,26 +183,56 @@ def wanted(desired: int, limits: Limits, active: Condition, now: datetime) -> Wa
     """What becomes of the autoscaler's wish."""
     if desired < 0 and not active.is_unknown:
         return Wanted(UNDECIDED)
-    want = max(desired, limits.low)
-    if limits.high:
-        want = min(want, limits.high)
+    want, why = max(desired, limits.low), None
+    if want > desired:
+        why = Explanation(
+            "MinScale", f"At least {want}, by min-scale or initial-scale; the load asks for {_asked(desired)}."
+        )
+    if limits.high and want > limits.high:
+        want = limits.high
+        why = Explanation("MaxScale", f"At most {want}, by max-scale; the load asks for {_asked(desired)}.")
     if want <= 0:
         return _towards_zero(limits, active, now)
-    return Wanted(want, want)
+    return Wanted(want, want, why=why)
+
+
+def paused(replicas: int | None) -> Wanted:
+    """What becomes of it while the autoscaler is paused: the scale is what somebody else made it."""
+    want = UNDECIDED if replicas is None else replicas
+    return Wanted(want, why=Explanation(PAUSED, f"Paused by the annotation {labels.AUTOSCALING_PAUSED}."))
+
+
+def _asked(desired: int) -> str:
+    return "nothing yet" if desired < 0 else str(desired)
 
 
 def _towards_zero(limits: Limits, active: Condition, now: datetime) -> Wanted:
     if not limits.scale_to_zero:
-        return Wanted(1, 1)
+        return Wanted(1, 1, why=Explanation("ScaleToZeroDisabled", "enable-scale-to-zero is false: one replica stays."))
     elapsed = (now - active.last_transition_time).total_seconds() if active.last_transition_time else 0.0
     if active.is_unknown:
         rest = limits.activation_timeout - elapsed
-        return Wanted(0, 0) if rest <= 0 else Wanted(UNDECIDED, None, rest)
+        if rest <= 0:
+            return Wanted(0, 0, why=_timed_out(limits))
+        return Wanted(UNDECIDED, None, rest)
     if active.is_true:
         rest = limits.stable_window - elapsed
-        return Wanted(0, None, limits.linger) if rest <= 0 else Wanted(1, 1, rest)
+        if rest <= 0:
+            return Wanted(0, None, limits.linger, _idle(limits))
+        text = f"One replica stays until the revision has been active for {limits.stable_window:g} s."
+        return Wanted(1, 1, rest, Explanation("JustActivated", text))
     rest = limits.linger - elapsed
-    return Wanted(0, 0) if rest <= 0 else Wanted(0, None, rest)
+    why = _timed_out(limits) if active.reason == TIMED_OUT else _idle(limits)
+    return Wanted(0, 0, why=why) if rest <= 0 else Wanted(0, None, rest, why)
+
+
+def _timed_out(limits: Limits) -> Explanation:
+    return Explanation(TIMED_OUT, f"The target did not become ready within {limits.activation_timeout:g} s.")
+
+
+def _idle(limits: Limits) -> Explanation:
+    text = f"No requests for {limits.stable_window:g} s; the last replica goes {limits.linger:g} s after that."
+    return Explanation(NO_TRAFFIC, text)
 
 
 def _patch(seen: ObservedPodAutoscaler, result: Wanted) -> tuple[Patch, ...]:
@@ -208,9 +262,28 @@ def _judge(found: Conditions, want: int, ready: int, limits: Limits, now: dateti
     if want < 0 and active.is_false:
         return found
     if ready < limits.min_ready:
-        message = "Requests to the target are being buffered as resources are provisioned."
-        return CONDITIONS.mark_unknown(found, ACTIVE, QUEUED, message, now)
+        return CONDITIONS.mark_unknown(found, ACTIVE, QUEUED, _BUFFERED, now)
     return CONDITIONS.mark_true(found, ACTIVE, now)
+
+
+def _judge_paused(found: Conditions, seen: ObservedPodAutoscaler, now: datetime) -> Conditions:
+    """Active with a replica that is ready, whoever asked for it."""
+    found = CONDITIONS.mark_true(found, SKS_READY, now)
+    if seen.ready:
+        found = CONDITIONS.mark_true(found, SCALE_TARGET_INITIALIZED, now)
+        return CONDITIONS.mark_true(found, ACTIVE, now)
+    if seen.replicas:
+        return CONDITIONS.mark_unknown(found, ACTIVE, QUEUED, _BUFFERED, now)
+    message = "The autoscaler is paused and the target has no replicas: requests wait until somebody scales it."
+    return CONDITIONS.mark_false(found, ACTIVE, PAUSED, message, now)
+
+
+def _explained(found: Conditions, pa: PodAutoscaler, result: Wanted, why: Explanation, now: datetime) -> Conditions:
+    """The numbers of the moment in which the scale, or the rule behind it, changed."""
+    before = conditions.get(pa.conditions, SCALE_EXPLAINED)
+    if result.want == UNDECIDED or (before and before.reason == why.reason and pa.desired_scale == result.want):
+        return found
+    return CONDITIONS.mark_true(found, SCALE_EXPLAINED, now, *why)
 
 
 def _inactive(found: Conditions, now: datetime) -> Conditions:
@@ -233,6 +306,7 @@ def observe(cache: Cache, key: Key, decisions: Decisions) -> ObservedPodAutoscal
         desired=decision.desired if decision else UNDECIDED,
         ready=decisions.ready(key),
         replicas=int(deployment["spec"].get("replicas", 1)) if deployment else None,
+        explanation=decisions.explanation(key) or _NOTHING_KNOWN,
     )
 
 

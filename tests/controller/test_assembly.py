@@ -292,16 +292,21 @@ async def test_what_the_webhook_refuses_never_arrives(world):
 
 
 async def test_the_admin_port_tells(world):
-    """Alive, ready, and the numbers of runner, feed and autoscaler."""
+    """Alive, ready, the numbers of runner, feed and autoscaler, and how a revision's scale came about."""
     await world.kube.create(kinds.SERVICE, service())
     await world.ready(kinds.SERVICE, HELLO)
-    app = admin_app(world.plane.registry, world.plane.ready.is_set)
+    app = admin_app(world.plane.registry, world.plane.ready.is_set, world.plane.deciders.account)
     async with listening(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         for path in ("/healthz", "/readyz"):
             async with session.get(f"http://127.0.0.1:{port}{path}") as response:
                 assert response.status == 200
         async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
             text = await response.text()
+        async with session.get(f"http://127.0.0.1:{port}/explain/default/hello-00001") as response:
+            account = await response.json()
+        async with session.get(f"http://127.0.0.1:{port}/explain/default/nobody") as response:
+            assert response.status == 404
+    assert (account["revision"], account["settings"]["target"]) == ("hello-00001", 70.0)
     assert 'zerogate_controller_reconciles_total{controller="route",result="ok"}' in text
     assert "zerogate_controller_gateway_workers 1.0" in text
     assert 'zerogate_autoscaler_desired_pods{namespace="default",revision="hello-00001"}' in text
@@ -309,7 +314,7 @@ async def test_the_admin_port_tells(world):
 
 async def test_admin_says_no_while_not_leading():
     """A standby is alive and not ready."""
-    app = admin_app(CollectorRegistry(), lambda: False)
+    app = admin_app(CollectorRegistry(), lambda: False, lambda _key: None)
     async with (
         listening(app, "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as session,

@@ -50,8 +50,12 @@ def pod_autoscaler(revision: Revision, reachability: str) -> JsonObject:
 def updated(existing: JsonObject, desired: JsonObject) -> JsonObject | None:
     """The PodAutoscaler to write over `existing`, or None if it says the same."""
     have, want = annotations_of(existing), annotations_of(desired)
-    kept = {key: value for key, value in have.items() if key in _DEFAULTED or not key.startswith(labels.AUTOSCALING)}
+    kept = {key: value for key, value in have.items() if key in _DEFAULTED or not _is_of_autoscaling(key)}
     merged = {**kept, **want}
     if drift.same(existing["spec"], desired["spec"]) and have == merged:
         return None
     return drift.changed(existing, annotations=merged, spec=desired["spec"])
+
+
+def _is_of_autoscaling(key: str) -> bool:
+    return key.startswith(labels.AUTOSCALING) or key == labels.AUTOSCALING_PAUSED

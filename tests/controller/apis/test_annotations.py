@@ -27,6 +27,7 @@ EVERYTHING = {
     A + "scale-down-delay": "15m",
     A + "scale-to-zero-pod-retention-period": "1m30s",
     A + "metric-aggregation-algorithm": "weightedExponential",
+    "autoscaling.zerogate.dev/paused": "true",
 }
 VALUES = AutoscalingAnnotations(
     autoscaler_class="kpa.autoscaling.knative.dev",
@@ -44,6 +45,7 @@ VALUES = AutoscalingAnnotations(
     scale_down_delay=900.0,
     scale_to_zero_pod_retention_period=90.0,
     metric_aggregation_algorithm="weighted-exponential",
+    paused=True,
 )
 
 
@@ -52,7 +54,7 @@ def _texts(annotations: dict[str, str], config: Config | None = None) -> list[st
 
 
 def test_every_annotation() -> None:
-    """Each key of autoscaling.knative.dev is read into its field, in seconds and numbers, and is allowed."""
+    """Each key of autoscaling.knative.dev, and ours, is read into its field, in seconds and numbers, and is allowed."""
     assert parse_autoscaling(EVERYTHING, Config()) == VALUES
     assert _texts(EVERYTHING) == []
 

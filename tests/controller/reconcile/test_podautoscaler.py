@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from controller.apis import conditions, kinds
+from controller.apis import conditions, kinds, labels
 from controller.apis.conditions import FALSE, TRUE, UNKNOWN
 from controller.apis.meta import Key
 from controller.apis.podautoscaler import parse
+from controller.autoscaler.explain import Explanation
 from controller.autoscaler.kpa import Decision
 from controller.config.autoscaler import AutoscalerConfig
 from controller.config.store import Config
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
     from controller.reconcile.plan import Plan
 
+WHY = Explanation("StableWindow", "300 requests in flight need 3 replicas.")
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 KEY = Key("default", "hello-00001")
 OWNED = {
@@ -75,7 +77,7 @@ def status(active: str, since: float = 0.0, *, reason: str = "", initialised: bo
 def plan(
     obj: JsonObject, desired: int, *, ready: int = 0, replicas: int | None = 1, config: AutoscalerConfig | None = None
 ) -> Plan:
-    seen = ObservedPodAutoscaler(parse(obj), desired, ready, replicas)
+    seen = ObservedPodAutoscaler(parse(obj), desired, ready, replicas, WHY)
     return reconcile(seen, Config(autoscaler=config or AutoscalerConfig()), NOW)
 
 
@@ -189,10 +191,10 @@ def test_the_way_to_zero(
     before = status(active, since, reason=reason, desiredScale=desired, actualScale=2)
     result = plan(pod_autoscaler(status=before, **annotated), 0, ready=2, replicas=2)
     assert (scaled(result), result.requeue_after) == (patched, after)
-    if turns:
-        assert verdict(result, "Active") == (FALSE, "NoTraffic")
-    else:
-        assert result.status is None
+    assert verdict(result, "Active") == ((FALSE, "NoTraffic") if turns or active == FALSE else (TRUE, ""))
+    if not turns:
+        again = plan(pod_autoscaler(status=result.status, **annotated), 0, ready=2, replicas=2)
+        assert again.status is None
 
 
 def test_grace_period_is_an_upper_bound() -> None:
@@ -215,6 +217,7 @@ def test_activation_times_out(since: float, expected: int | None) -> None:
     assert scaled(result) == expected
     if expected is None:
         assert result.requeue_after == 1
+        assert verdict(result, "Active") == (UNKNOWN, "Queued")
         return
     assert verdict(result, "Active") == (FALSE, "TimedOut")
     obj["status"] = result.status
@@ -265,6 +268,62 @@ def test_another_class_is_left_alone() -> None:
     assert plan(obj, 3) == replace(plan(obj, 3), status=None, patch=(), requeue_after=None)
 
 
+def paused(value: str, **fields: Any) -> JsonObject:
+    obj = pod_autoscaler(**fields)
+    obj["metadata"]["annotations"][labels.AUTOSCALING_PAUSED] = value
+    return obj
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 7])
+def test_a_paused_revision_keeps_the_scale_it_was_given(replicas: int) -> None:
+    """Whatever the load asks for and min-scale says; the status shows what is there and why."""
+    obj = paused("true", status=status(TRUE, 999, desiredScale=2), min_scale="3")
+    result = plan(obj, 50, ready=replicas, replicas=replicas)
+    assert (scaled(result), result.requeue_after) == (None, None)
+    assert result.status is not None
+    assert (result.status["desiredScale"], result.status["actualScale"]) == (replicas, replicas)
+    assert verdict(result, "ScaleExplained") == (TRUE, "Paused")
+    assert verdict(result, "Active") == ((TRUE, "") if replicas else (FALSE, "Paused"))
+    assert scaled(plan(paused("false", status=status(TRUE, 999)), 50, ready=replicas, replicas=replicas)) == 50
+
+
+def test_a_paused_revision_is_active_with_the_first_replica_scaled_by_hand() -> None:
+    """Until then its requests wait."""
+    obj = paused("true", status=status(FALSE, 9, reason="Paused"))
+    assert verdict(plan(obj, 0, replicas=2), "Active") == (UNKNOWN, "Queued")
+    assert verdict(plan(obj, 0, ready=1, replicas=2), "Active") == (TRUE, "")
+
+
+@pytest.mark.parametrize(
+    ("annotated", "active", "since", "desired", "reason"),
+    [
+        ({}, TRUE, 99, 5, "StableWindow"),
+        ({"min_scale": "7"}, TRUE, 99, 5, "MinScale"),
+        ({"max_scale": "2"}, TRUE, 99, 5, "MaxScale"),
+        ({}, TRUE, 5, 0, "JustActivated"),
+        ({}, TRUE, 99, 0, "NoTraffic"),
+        ({}, FALSE, 99, 0, "NoTraffic"),
+        ({}, UNKNOWN, 999, 0, "TimedOut"),
+    ],
+)
+def test_the_status_says_why(annotated: dict[str, str], active: str, since: float, desired: int, reason: str) -> None:
+    """The rule that made the scale, in a condition that Ready does not depend on."""
+    result = plan(pod_autoscaler(status=status(active, since), **annotated), desired, ready=1)
+    assert verdict(result, "ScaleExplained") == (TRUE, reason)
+
+
+def test_the_explanation_changes_with_the_scale_and_not_with_the_numbers() -> None:
+    """A status is not written for each average."""
+    obj = pod_autoscaler(status=status(TRUE, 99))
+    obj["status"] = plan(obj, 3, ready=3, replicas=3).status
+    later = ObservedPodAutoscaler(parse(obj), 3, 3, 3, Explanation("StableWindow", "299 requests in flight need 3."))
+    assert reconcile(later, Config(), NOW).status is None
+    panic = replace(later, explanation=Explanation("PanicWindow", "Panic: 300 requests in flight need 3."))
+    written = reconcile(panic, Config(), NOW).status
+    assert written is not None
+    assert verdict(reconcile(panic, Config(), NOW), "ScaleExplained") == (TRUE, "PanicWindow")
+
+
 class Objects:
     """A cache of a few objects."""
 
@@ -282,6 +341,9 @@ class Decisions:
     def decision(self, key: Key) -> Decision | None:
         return Decision(3, -100) if key == KEY else None
 
+    def explanation(self, key: Key) -> Explanation | None:
+        return WHY if key == KEY else None
+
     def ready(self, key: Key) -> int:
         return 2
 
@@ -292,7 +354,7 @@ def test_observe() -> None:
     one = controller(Decisions())
     seen = one.observe(Objects((kinds.POD_AUTOSCALER, pod_autoscaler()), (kinds.DEPLOYMENT, deployment)), KEY)
     assert seen is not None
-    assert (seen.desired, seen.ready, seen.replicas) == (3, 2, 4)
+    assert (seen.desired, seen.ready, seen.replicas, seen.explanation) == (3, 2, 4, WHY)
     assert one.observe(Objects(), KEY) is None
 
 
