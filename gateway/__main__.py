@@ -18,24 +18,29 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
 from aiohttp import web
 
-from gateway.config import Address, ConfigError, GatewayConfig, parse_address
+from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_address
 from gateway.net.accesslog import open_log
 from gateway.net.admin import Admin
+from gateway.options import GroupedCommand, limit_options
 from gateway.worker import Assignment, serialise_assignment
 
 __all__ = ["main", "run"]
 
 _BACKOFF_FIRST, _BACKOFF_LIMIT = 0.1, 5.0
 _LIVED_LONG = 10.0
+_OTHER_FILES = 128  # listeners, the feed, the log, probes
 _KILL_AFTER = 5.0  # beyond the drain's grace period
 
 _log = logging.getLogger(__name__)
@@ -56,8 +61,27 @@ def run(config: GatewayConfig, *, exit_with_parent: bool = False) -> int:
     except OSError as error:
         print(f"gateway: {error.filename} can't be used: {error.strerror}", file=sys.stderr)
         return 2
-    uvloop.run(_supervise(config, sockets, exit_with_parent=exit_with_parent))
+    uvloop.run(_supervise(_with_files(config), sockets, exit_with_parent=exit_with_parent))
     return 0
+
+
+def _with_files(config: GatewayConfig) -> GatewayConfig:
+    """Let this process and its workers open as many files as the connections of one worker may need: one to the client
+    and one to an endpoint, each. Returns the config with as many connections as the system lets us have."""
+    connections = config.limits.max_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        connections = min(connections, max(1, (hard - _OTHER_FILES) // 2))
+    files = 2 * connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(files, hard) if hard != resource.RLIM_INFINITY else files, hard)
+        )
+    if connections == config.limits.max_connections:
+        return config
+    if config.limits.max_connections != Limits().max_connections:
+        _log.warning("with %d open files allowed, a worker takes %d connections at most", hard, connections)
+    return replace(config, limits=replace(config.limits, max_connections=connections))
 
 
 # --- sockets ----------------------------------------------------------------------------------------------------------
@@ -251,7 +275,7 @@ class _Seat:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(cls=GroupedCommand, context_settings={"show_default": True})
 @click.option("--listen", default="127.0.0.1:8080", help="HOST:PORT for external hosts.")
 @click.option("--cluster-local-listen", default="127.0.0.1:8081", help="HOST:PORT for cluster-local hosts.")
 @click.option("--admin-listen", default="127.0.0.1:9090", help="HOST:PORT for /healthz, /readyz and /metrics.")
@@ -264,6 +288,7 @@ class _Seat:
 )
 @click.option("--drain-grace", default=30.0, help="Seconds that requests in flight get to finish at a stop.")
 @click.option("--exit-with-parent", is_flag=True, help="End at once when standard input ends.")
+@limit_options
 def main(
     *,
     listen: str,
@@ -276,6 +301,7 @@ def main(
     snapshot_file: Path | None,
     drain_grace: float,
     exit_with_parent: bool,
+    **limits: Any,
 ) -> None:
     """Carry HTTP requests to the services that the controller's feed names."""
     try:
@@ -289,6 +315,7 @@ def main(
             access_log=access_log,
             snapshot_file=snapshot_file,
             drain_grace=drain_grace,
+            limits=Limits(**limits),
         )
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)

@@ -2,17 +2,23 @@
 
 `python -m gateway` and `zerogate gateway` make a `GatewayConfig`; the supervising parent hands it to its workers as
 JSON. A value that can't work raises ConfigError with one sentence for the person who typed it.
+
+What a client may cost is in `Limits`; its options are in `gateway.options`. Where the defaults come from: a head's size
+is what nginx, HAProxy and Envoy read, more or less; the keep-alive time is nginx's, the body rate Kestrel's, over about
+the time that HAProxy waits for a silent client. Limits that would surprise somebody's application are off: body size,
+connections per client, requests per connection.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
-__all__ = ["Address", "ConfigError", "GatewayConfig", "parse_address", "parse_config", "serialise_config"]
+__all__ = ["Address", "ConfigError", "GatewayConfig", "Limits", "parse_address", "parse_config", "serialise_config"]
 
 
 class ConfigError(ValueError):
@@ -30,9 +36,71 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may cost, at one worker. Sizes in bytes, times in seconds; 0 is no limit where it says so.
+
+    - `max_request_line` (414), `max_field_section` and `max_fields` (431): of a request's head.
+    - `head_timeout` (408): from a head's first byte to its last.
+    - `keep_alive_timeout`: a connection without a request is closed then, without a word.
+    - `max_body` (413; 0: any): content of one request.
+    - `min_body_rate` (408; 0: any): bytes of content per second, averaged over each window of `body_rate_window`.
+    - `max_connections` (503): of one worker. `max_connections_per_client` (429; 0: any): of those, from one address.
+    - `max_requests_per_connection` (0: any): the last response says `Connection: close`.
+    - `queue_limit`, `worker_queue_limit` (503): requests that wait for one revision, and for all of them; `queue_bytes`
+      (503): their content. `queue_timeout` (504): how long they wait; None is each revision's own time-out.
+    """
+
+    max_request_line: int = 8 * 1024
+    max_field_section: int = 32 * 1024
+    max_fields: int = 100
+    head_timeout: float = 10.0
+    keep_alive_timeout: float = 75.0
+    max_body: int = 0
+    min_body_rate: int = 240
+    body_rate_window: float = 30.0
+    max_connections: int = 20_000
+    max_connections_per_client: int = 0
+    max_requests_per_connection: int = 0
+    queue_limit: int = 10_000
+    worker_queue_limit: int = 20_000
+    queue_bytes: int = 64 * 1024 * 1024
+    queue_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < inf:  # NaN fails too
+                raise ConfigError(f"{value} is no value for {name.replace('_', '-')}; the least is {least}.")
+        if self.max_field_section > _LARGEST_HEAD or self.max_request_line > _LARGEST_HEAD:
+            raise ConfigError(f"A request's head of more than {_LARGEST_HEAD} bytes is not read; lower its limits.")
+
+
+_LARGEST_HEAD = 1024 * 1024
+"""Heads are kept whole until they are complete; a megabyte is far beyond what the servers behind would read."""
+
+_LEAST = {
+    "max_request_line": 64,
+    "max_field_section": 64,
+    "max_fields": 1,
+    "head_timeout": 0.001,
+    "keep_alive_timeout": 0.001,
+    "max_body": 0,
+    "min_body_rate": 0,
+    "body_rate_window": 0.001,
+    "max_connections": 1,
+    "max_connections_per_client": 0,
+    "max_requests_per_connection": 0,
+    "queue_limit": 1,
+    "worker_queue_limit": 1,
+    "queue_bytes": 0,
+    "queue_timeout": 0.001,
+}
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """`listen` is for external hosts, `cluster_local_listen` for cluster-local ones, `admin_listen` for /healthz,
-    /readyz and /metrics. `access_log` is a file, "-" for standard output, "" for none. `max_connections` is per worker.
+    /readyz and /metrics. `access_log` is a file, "-" for standard output, "" for none.
     `drain_grace`: seconds that requests in flight get to finish at a stop."""
 
     feed_url: str
@@ -43,16 +111,14 @@ class GatewayConfig:
     workers: int = 1
     access_log: str = ""
     snapshot_file: Path | None = None
-    max_connections: int = 20_000
     drain_grace: float = 30.0
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
             raise ConfigError(f"The feed URL {self.feed_url!r} should be like ws://127.0.0.1:9080/v1/feed.")
         if self.workers < 1:
             raise ConfigError(f"{self.workers} workers can't serve anything; the least is 1.")
-        if self.max_connections < 1:
-            raise ConfigError(f"A limit of {self.max_connections} connections serves nobody; the least is 1.")
         if self.drain_grace < 0:
             raise ConfigError("The drain's grace period can't be negative.")
 
@@ -77,4 +143,5 @@ def parse_config(text: bytes) -> GatewayConfig:
         body[name] = parse_address(body[name])
     body["feed_token_file"] = Path(body["feed_token_file"])
     body["snapshot_file"] = None if body["snapshot_file"] is None else Path(body["snapshot_file"])
+    body["limits"] = Limits(**body["limits"])
     return GatewayConfig(**body)

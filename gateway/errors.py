@@ -11,6 +11,8 @@ from typing import ClassVar
 
 __all__ = [
     "BadRequest",
+    "BodyTooLarge",
+    "BodyTooSlow",
     "ExpectationFailed",
     "GatewayError",
     "HeadTimeout",
@@ -26,6 +28,7 @@ __all__ = [
     "QueueTimeout",
     "RequestTimeout",
     "ResponseStartTimeout",
+    "TooManyConnections",
     "UpstreamConnectFailure",
     "UpstreamProtocolError",
     "UpstreamReset",
@@ -39,6 +42,8 @@ class GatewayError(Exception):
 
     status: ClassVar[int] = 500
     response_flag: ClassVar[str] = "-"
+    limit: ClassVar[str] = ""
+    """The limit that the request ran into, as its metric calls it; "" for none."""
 
 
 # --- the client's message ---------------------------------------------------------------------------------------------
@@ -59,12 +64,21 @@ class UriTooLong(ProtocolError):
     """The request line is longer than the gateway reads."""
 
     status = 414
+    limit = "request-line"
 
 
 class HeadTooLarge(ProtocolError):
     """The field section has more bytes or fields than the gateway reads (RFC 6585 section 5)."""
 
     status = 431
+    limit = "fields"
+
+
+class BodyTooLarge(ProtocolError):
+    """More content than a request may have here (RFC 9110 section 15.5.14)."""
+
+    status = 413
+    limit = "body"
 
 
 class ExpectationFailed(ProtocolError):
@@ -90,6 +104,15 @@ class HeadTimeout(GatewayError):
 
     status = 408
     response_flag = "DT"
+    limit = "head-timeout"
+
+
+class BodyTooSlow(GatewayError):
+    """The request's content comes more slowly than the gateway waits for (RFC 9110 section 15.5.9)."""
+
+    status = 408
+    response_flag = "DT"
+    limit = "body-rate"
 
 
 class Overloaded(GatewayError):
@@ -97,6 +120,18 @@ class Overloaded(GatewayError):
 
     status = 503
     response_flag = "DO"
+    limit = "connections"
+
+
+class TooManyConnections(GatewayError):
+    """One client address has as many connections as it may have.
+
+    429 and not 503: what is wrong is on the client's side, and a 5xx would alarm the operator of a gateway that is
+    well. It is also what people write in HAProxy for the same rule: `deny deny_status 429 if { src_conn_cur gt N }`."""
+
+    status = 429
+    response_flag = "RL"
+    limit = "connections-per-client"
 
 
 # --- where it would go ------------------------------------------------------------------------------------------------
@@ -124,7 +159,7 @@ class NoRevision(GatewayError):
 
 
 class QueueFull(GatewayError):
-    """As many requests wait for this revision as may wait."""
+    """As many requests, or bytes of them, wait as may wait."""
 
     status = 503
     response_flag = "UO"

@@ -9,7 +9,8 @@ connection feeds the request's content, the upstream connection the response, an
 the other side's reading, so a slow peer costs one buffer each way (64 KiB here, the kernel's beyond).
 
 Content that arrives before there is an endpoint waits here, EARLY_LIMIT bytes at most, then the client's connection is
-not read until there is one.
+not read until there is one. All of it in one worker is at most `queue_bytes`; the request that would pass that is
+refused, as one too many in the queue.
 
 Retries happen only where the request cannot have run: the endpoint took no connection (`Lease.fail`, another lease, up
 to MAX_DIALS), or a reused connection turned out to be closed, before any byte of a response, under an idempotent
@@ -32,7 +33,14 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.core.deadlines import Deadlines
 from gateway.core.fields import request_head
 from gateway.core.traffic import RevisionTraffic
-from gateway.errors import GatewayError, NoRevision, UpstreamConnectFailure, UpstreamProtocolError, UpstreamReset
+from gateway.errors import (
+    GatewayError,
+    NoRevision,
+    QueueFull,
+    UpstreamConnectFailure,
+    UpstreamProtocolError,
+    UpstreamReset,
+)
 from gateway.net.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -110,6 +118,7 @@ class Exchanges:
         traffic: WorkerTraffic,
         access_log: AccessLog,
         random: Callable[[], float],
+        queue_bytes: int,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.routes = routes
@@ -122,6 +131,8 @@ class Exchanges:
         self.served: dict[RevisionId, Served] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
+        self.queue_bytes = queue_bytes
+        self.early_bytes = 0
         self.request_ids = request_ids(random)
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
@@ -152,13 +163,19 @@ class Exchanges:
             exchange.fail(GatewayError("The gateway met an error of its own."))
         return None if exchange.is_over else exchange
 
-    def refused(self, downstream: Downstream, error: GatewayError) -> None:
-        """A request that broke the protocol, or a connection too many: to be counted and logged."""
+    def refused(self, downstream: Downstream, error: GatewayError, head: RequestHead | None) -> None:
+        """A request that broke the protocol, or a connection too many: to be counted and logged. `head` is the
+        request's, None if it has none that could be read."""
         self.traffic.local_replies[error.response_flag] += 1
+        self.traffic.limit_refusals[error.limit] += 1
         if self.access_log.enabled:
             now = perf_counter()
             status, flag, peer = error.status, error.response_flag, downstream.peer.address
-            self.access_log.add(now, 0.0, b"", b"", b"", status, 0, b"", b"", flag, b"", b"", peer)
+            method, host, target, agent, request_id = b"", b"", b"", b"", b""
+            if head is not None:
+                method, host, target = head.method, head.host or b"", head.target
+                agent, request_id = head.user_agent, head.request_id
+            self.access_log.add(now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, peer)
 
     def report_bug(self) -> None:
         """Inside an `except`: count and print what should not have happened."""
@@ -270,9 +287,11 @@ class Exchange:
             self._dispatch(upstream)
         except GatewayError as error:
             self._task = None
+            self._forget_early()
             self.fail(error)
         except Exception:  # noqa: BLE001 - as in `begin`
             self._task = None
+            self._forget_early()
             self._shared.report_bug()
             self.fail(GatewayError("The gateway met an error of its own."))
 
@@ -313,6 +332,7 @@ class Exchange:
         upstream.send(self, self._head, self._wire_head)
         if self._early is not None:
             early, self._early = self._early, None
+            self._shared.early_bytes -= self._early_size
             for piece in early:
                 self.request_body(piece)
             if self._request_ended:
@@ -333,8 +353,18 @@ class Exchange:
             self._early_size = 0
         self._early.append(data)
         self._early_size += len(data)
-        if self._early_size > EARLY_LIMIT:
+        shared = self._shared
+        shared.early_bytes += len(data)
+        if shared.early_bytes > shared.queue_bytes:
+            shared.activator.counters.queue_full += 1
+            self.fail(QueueFull("The requests that wait at this gateway worker have as much content as may wait."))
+        elif self._early_size > EARLY_LIMIT:
             self._downstream.pause()
+
+    def _forget_early(self) -> None:
+        if self._early is not None:
+            self._early = None
+            self._shared.early_bytes -= self._early_size
 
     def request_end(self, trailers: list[bytes]) -> None:
         self._request_ended = True
@@ -479,6 +509,7 @@ class Exchange:
         if self.is_over:
             return
         self._flag = error.response_flag
+        self._shared.traffic.limit_refusals[error.limit] += 1
         if self._responded:
             self._end(False)
             self._downstream.reset()
@@ -502,6 +533,7 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+            self._forget_early()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             if reusable:

@@ -32,6 +32,7 @@ import uvloop
 from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
 from gateway.contract import ContractError
+from gateway.core.clients import ClientCounts
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import Family, WorkerTraffic, revision_families
 from gateway.exchange import Exchanges
@@ -92,7 +93,12 @@ class Worker:
         self._config = config
         self._index = index
         self.traffic = WorkerTraffic()
-        self.activator = Activator()
+        self.clients = ClientCounts(config.limits.max_connections_per_client)
+        self.activator = Activator(
+            queue_limit=config.limits.queue_limit,
+            worker_queue_limit=config.limits.worker_queue_limit,
+            queue_timeout=config.limits.queue_timeout,
+        )
         self.pool = Pool()
         self.access_log = AccessLog(config.access_log, self.traffic)
         self.feed = Feed(
@@ -112,6 +118,7 @@ class Worker:
             traffic=self.traffic,
             access_log=self.access_log,
             random=random,
+            queue_bytes=config.limits.queue_bytes,
         )
         self.external = self._listener(cluster_local=False)
         self.cluster_local = self._listener(cluster_local=True)
@@ -123,7 +130,8 @@ class Worker:
             self.exchanges.begin,
             self.exchanges.refused,
             cluster_local=cluster_local,
-            limit=self._config.max_connections,
+            limits=self._config.limits,
+            clients=self.clients,
             traffic=self.traffic,
         )
 
@@ -190,7 +198,6 @@ class Worker:
         # name, kind, help, value; the worker label only where a sum would say nothing.
         plain = (
             ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
-            ("refused_connections", "counter", "Connections beyond the limit.", traffic.refused_connections),
             ("upstream_connections", "gauge", "Open connections to endpoints.", self.pool.open),
             ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
             ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
@@ -208,10 +215,16 @@ class Worker:
         replies: dict[tuple[str, ...], tuple[float, ...]] = {
             (flag,): (float(count),) for flag, count in traffic.local_replies.items()
         }
+        refusals: dict[tuple[str, ...], tuple[float, ...]] = {
+            (limit,): (float(count),) for limit, count in traffic.limit_refusals.items() if limit
+        }
         version: dict[tuple[str, ...], tuple[float, ...]] = {(str(self._index),): (float(self.feed.snapshot.version),)}
         return [
             *families,
             Family("zerogate_gateway_local_replies", "counter", "Answers made here, by flag.", ("flag",), replies),
+            Family(
+                "zerogate_gateway_limit_refusals", "counter", "Clients that ran into a limit.", ("limit",), refusals
+            ),
             Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
         ]
 

@@ -17,6 +17,7 @@ from controller.embedded.__main__ import run as run_up
 from controller.manifests import ManifestError, kind_of, read_manifests
 from controller.paths import default_data_dir
 from gateway.config import Address, ConfigError, parse_address
+from gateway.options import limit_arguments
 
 __all__ = ["controller", "up"]
 
@@ -44,6 +45,13 @@ def _domain(_context: click.Context, _parameter: click.Parameter, value: str) ->
     if not _DOMAIN.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not a domain name in lower case, e.g. localhost or example.com")
     return value
+
+
+def _gateway_limits(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(limit_arguments(values))
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -88,7 +96,23 @@ def _domain(_context: click.Context, _parameter: click.Parameter, value: str) ->
     callback=_images,
     help="What to run for a container that has an image but no command. Repeatable.",
 )
-def up(filenames: tuple[str, ...], data_dir: Path, port: int, workers: int, domain: str, images: Images) -> None:
+@click.option(
+    "--gateway-limit",
+    "gateway_limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_gateway_limits,
+    help="A limit of the gateway, like max-body=10485760; `zerogate gateway --help` names them all. Repeatable.",
+)
+def up(
+    filenames: tuple[str, ...],
+    data_dir: Path,
+    port: int,
+    workers: int,
+    domain: str,
+    images: Images,
+    gateway_limits: tuple[str, ...],
+) -> None:
     """Run the whole platform on this machine, until Ctrl-C.
 
     Starts an API server for kubectl, the controllers, a node agent that runs containers as local processes, and the
@@ -111,6 +135,7 @@ def up(filenames: tuple[str, ...], data_dir: Path, port: int, workers: int, doma
         workers=workers,
         domain=domain,
         images=images,
+        gateway_arguments=gateway_limits,
     )
     raise click.exceptions.Exit(run_up(options))
 

@@ -63,7 +63,8 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What `zerogate up` was asked for. `port` and the three after it are taken; `images` maps names to commands."""
+    """What `zerogate up` was asked for. `port` and the three after it are taken; `images` maps names to commands;
+    `gateway_arguments` are further ones for the gateway's command line."""
 
     manifests: tuple[Manifest, ...]
     data_dir: Path
@@ -71,6 +72,7 @@ class UpOptions:
     workers: int
     domain: str
     images: Mapping[str, tuple[str, ...]]
+    gateway_arguments: tuple[str, ...] = ()
 
 
 def run(options: UpOptions) -> int:
@@ -124,6 +126,7 @@ async def _up(options: UpOptions) -> None:
                 feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
                 token_file=token_file,
                 access_log=data.access_log,
+                more=options.gateway_arguments,
             )
         )
         welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port)

@@ -25,13 +25,15 @@ _CANNOT_START = 2
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """`port` is the external listener's; cluster-local names and metrics are on the next two."""
+    """`port` is the external listener's; cluster-local names and metrics are on the next two. `more` are further
+    arguments of its command line."""
 
     port: int
     workers: int
     feed_url: str
     token_file: Path
     access_log: Path
+    more: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         return [
@@ -43,6 +45,7 @@ class GatewayOptions:
             f"--workers={self.workers}",
             f"--access-log={self.access_log}",
             "--exit-with-parent",
+            *self.more,
         ]
 
 

@@ -58,12 +58,12 @@ class RevisionTraffic:
 class WorkerTraffic:
     """What one worker has seen that belongs to no revision."""
 
-    __slots__ = ("downstream_connections", "local_replies", "log_dropped", "refused_connections", "unexpected_errors")
+    __slots__ = ("downstream_connections", "limit_refusals", "local_replies", "log_dropped", "unexpected_errors")
 
     def __init__(self) -> None:
         self.downstream_connections = 0
-        self.refused_connections = 0
         self.local_replies: Counter[str] = Counter()
+        self.limit_refusals: Counter[str] = Counter()
         self.log_dropped = 0
         self.unexpected_errors = 0
 

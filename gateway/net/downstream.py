@@ -25,31 +25,34 @@ from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
+from gateway.core.bodylimits import BodyRate, CountedReader, too_large
 from gateway.core.fields import Peer
 from gateway.core.http1 import (
     REASONS,
     ResponseHead,
+    head_limits,
     parse_request,
     request_body,
     serialise_chunk,
     serialise_last_chunk,
     serialise_response,
 )
-from gateway.errors import GatewayError, HeadTimeout, Overloaded, ProtocolError
+from gateway.errors import BodyTooSlow, GatewayError, HeadTimeout, Overloaded, ProtocolError, TooManyConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.config import Limits
+    from gateway.core.clients import ClientCounts
     from gateway.core.http1 import BodyReader, RequestHead
     from gateway.core.traffic import WorkerTraffic
 
 __all__ = ["Downstream", "Listener", "RequestSink"]
 
-HEAD_TIMEOUT = 10.0
-IDLE_TIMEOUT = 75.0  # nginx's keepalive_timeout
 LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout
 MAX_PIPELINED = 64 * 1024
 MAX_LINGER = 1024 * 1024
+_TOLD_AT_LEAST = 16
 
 
 class RequestSink(Protocol):
@@ -81,24 +84,41 @@ class RequestSink(Protocol):
 
 
 class Listener:
-    """What the connections of one listening address share. `begin` starts an exchange."""
+    """What the connections of one listening address share. `begin` starts an exchange, `refused` is told of a request
+    that never became one; its head is None if it has none that could be read."""
 
-    __slots__ = ("begin", "cluster_local", "connections", "draining", "limit", "loop", "refused", "traffic")
+    __slots__ = (
+        "begin",
+        "clients",
+        "cluster_local",
+        "connections",
+        "draining",
+        "head_limits",
+        "keep_alive_timeout",
+        "limits",
+        "loop",
+        "refused",
+        "traffic",
+    )
 
     def __init__(
         self,
         begin: Callable[[Downstream, RequestHead], RequestSink | None],
-        refused: Callable[[Downstream, GatewayError], None],
+        refused: Callable[[Downstream, GatewayError, RequestHead | None], None],
         *,
         cluster_local: bool,
-        limit: int,
+        limits: Limits,
+        clients: ClientCounts,
         traffic: WorkerTraffic,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.begin = begin
         self.refused = refused
         self.cluster_local = cluster_local
-        self.limit = limit
+        self.limits = limits
+        self.head_limits = head_limits(limits.max_request_line, limits.max_field_section, limits.max_fields)
+        self.keep_alive_timeout = limits.keep_alive_timeout
+        self.clients = clients
         self.traffic = traffic
         self.connections: set[Downstream] = set()
         self.draining = False
@@ -140,15 +160,17 @@ class Downstream(asyncio.Protocol):
         "_keep",
         "_linger_left",
         "_listener",
-        "_malformed",
         "_method",
         "_persistent",
         "_phase",
         "_pumping",
+        "_rate",
         "_reading",
+        "_requests_left",
         "_timer",
         "_timer_at",
         "_transport",
+        "_unread",
         "_write_paused",
         "cluster_local",
         "peer",
@@ -161,13 +183,15 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._held = b""
         self._body: BodyReader | None = None
+        self._rate: BodyRate | None = None
+        self._requests_left = listener.limits.max_requests_per_connection  # from 0 it never comes to 0
         self._exchange: RequestSink | None = None
         self._keep = True
         self._persistent = True
         self._method = b""
         self._chunked = False
         self._pumping = False
-        self._malformed = False
+        self._unread = False
         self._reading = True
         self._write_paused = False
         self._deadline = inf
@@ -184,19 +208,31 @@ class Downstream(asyncio.Protocol):
         self.peer = Peer(str(peername[0]).encode() if peername else b"unknown", b"http")
         listener.connections.add(self)
         listener.traffic.downstream_connections += 1
-        if listener.traffic.downstream_connections > listener.limit:
-            listener.traffic.refused_connections += 1
-            self._refuse(Overloaded(f"This gateway has all the {listener.limit} connections it may have."))
-            return
-        self.set_deadline(listener.loop.time() + IDLE_TIMEOUT)
+        total, limit = listener.traffic.downstream_connections, listener.limits.max_connections
+        per_client = listener.clients.limit
+        count = listener.clients.enter(self.peer.address.decode()) if per_client else 0
+        if count > per_client:
+            message = f"Your address has all the {per_client} connections it may have here."
+            self._turn_away(TooManyConnections(message), count - per_client, per_client)
+        elif total > limit:
+            message = f"This gateway has all the {limit} connections it may have."
+            self._turn_away(Overloaded(message), total - limit, limit)
+        else:
+            self.set_deadline(listener.loop.time() + listener.keep_alive_timeout)
+
+    def _turn_away(self, error: GatewayError, over: int, limit: int) -> None:
+        """Refuse this connection, the `over`th beyond `limit`. It takes its place for as long as the client needs to
+        read why; so only some get to know, the others are cut off."""
+        if over > max(_TOLD_AT_LEAST, limit // 8):
+            self._listener.traffic.limit_refusals[error.limit] += 1
+            self._transport.abort()
+        else:
+            self._refuse(error)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is _HEAD:
-            if self._buffer:
-                data = self._buffer + data
-                self._buffer = b""
-            self._pump(data)
+            self._pump(self._buffer + data if self._buffer else data)
         elif phase is _BODY:
             self._feed(data)
         elif phase is _TUNNEL:
@@ -219,8 +255,11 @@ class Downstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSED
-        self._listener.connections.discard(self)
-        self._listener.traffic.downstream_connections -= 1
+        listener = self._listener
+        listener.connections.discard(self)
+        listener.traffic.downstream_connections -= 1
+        if listener.clients.limit:
+            listener.clients.leave(self.peer.address.decode())
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -241,7 +280,8 @@ class Downstream(asyncio.Protocol):
             self._next()
 
     def _pump(self, data: bytes) -> None:
-        """Start the requests in `data`, one after the other, for as long as they are answered at once."""
+        """Start the requests in `data`, one after the other, for as long as they are answered at once. What is in
+        `_buffer` is the beginning of `data`, of which it was known that it is no whole head."""
         self._pumping = True
         try:
             while data and self._phase is _HEAD:
@@ -250,7 +290,7 @@ class Downstream(asyncio.Protocol):
                     self.pause()
                     return
                 try:
-                    head = parse_request(data)
+                    head = parse_request(data, 0, self._listener.head_limits)
                 except ProtocolError as error:
                     self._refuse(error)
                     return
@@ -259,29 +299,45 @@ class Downstream(asyncio.Protocol):
                     return
                 self._buffer = data[head.end :] if head.end < len(data) else b""
                 self._start(head)
-                data = self._buffer
+                if self._phase is not _HEAD:
+                    return
+                data, self._buffer = self._buffer, b""
         finally:
             self._pumping = False
 
     def _await_head(self, data: bytes) -> None:
-        if not self._buffer and self._deadline > self._listener.loop.time() + HEAD_TIMEOUT:
-            self.set_deadline(self._listener.loop.time() + HEAD_TIMEOUT)
+        if not self._buffer:
+            self.set_deadline(self._listener.loop.time() + self._listener.limits.head_timeout)
         self._buffer = data
 
     def _start(self, head: RequestHead) -> None:
-        self._keep = head.keep_alive and not self._listener.draining
+        listener = self._listener
+        self._requests_left = left = self._requests_left - 1
+        self._keep = head.keep_alive and left != 0 and not listener.draining
         self._persistent = head.persistent
         self._method = head.method
-        self._body = request_body(head)
-        self._phase = _PENDING if self._body is None else _BODY
-        begin = self._listener.begin
+        self._body = body = request_body(head)
+        if body is None:
+            self._phase = _PENDING
+        else:
+            self._phase = _BODY
+            limit = listener.limits.max_body
+            if limit:
+                if head.content_length is not None and head.content_length > limit:
+                    self._refuse(too_large(limit), head)
+                    return
+                self._body = CountedReader(body, limit)
+        begin = listener.begin
         exchange = begin(self, head)
         if exchange is None:
             return
         self._exchange = exchange
-        if self._buffer and self._body is not None:
-            rest, self._buffer = self._buffer, b""
-            self._feed(rest)
+        if self._body is not None:
+            if self._buffer:
+                rest, self._buffer = self._buffer, b""
+                self._feed(rest)
+            elif head.other(b"expect") is None:
+                self._watch_rate()
 
     def _feed(self, data: bytes) -> None:
         body = self._body
@@ -290,11 +346,13 @@ class Downstream(asyncio.Protocol):
             rest = body.feed(data, self)
         except ProtocolError as error:
             self._keep = False
-            self._malformed = True
+            self._unread = True
             if self._exchange is not None:
                 self._exchange.fail(error)
             return
         if rest is None:
+            if self._rate is None and self._phase is _BODY:
+                self._watch_rate()
             return
         if self._phase is _BODY:
             self._phase = _PENDING
@@ -302,14 +360,24 @@ class Downstream(asyncio.Protocol):
 
     def body(self, data: bytes) -> None:
         """From the reader of the request's content."""
+        if self._rate is not None:
+            self._rate.received += len(data)
         if self._exchange is not None:
             self._exchange.request_body(data)
 
     def end(self, trailers: list[bytes]) -> None:
         """From the reader of the request's content: it is complete."""
-        self._body = None
+        self._body = self._rate = None
         if self._exchange is not None:
             self._exchange.request_end(trailers)
+
+    def _watch_rate(self) -> None:
+        limits = self._listener.limits
+        if limits.min_body_rate:
+            rate = BodyRate(self._listener.loop.time(), limits.min_body_rate, limits.body_rate_window)
+            rate.excused = not self._reading
+            self._rate = rate
+            self._arm(rate.deadline)
 
     # --- to the client ------------------------------------------------------------------------------------------------
 
@@ -318,6 +386,8 @@ class Downstream(asyncio.Protocol):
         if self._reading and self._phase is not _CLOSED:
             self._reading = False
             self._transport.pause_reading()
+            if self._rate is not None:
+                self._rate.excused = True
 
     def resume(self) -> None:
         """Read on after `pause`."""
@@ -327,6 +397,8 @@ class Downstream(asyncio.Protocol):
 
     def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
         """Send the head of the final response. `hold`: content follows at once, so keep it for that write."""
+        if self._rate is not None:
+            self._rate.excused = True
         if self._body is not None:
             self._keep = False  # what is still to come of the request must not be taken for the next one
         framing = b""
@@ -362,9 +434,13 @@ class Downstream(asyncio.Protocol):
         """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""
         if self._persistent:
             self._transport.write(serialise_response(head, b""))
+        if head.status == 100 and self._body is not None and self._rate is None:
+            self._watch_rate()
 
     def write(self, data: bytes) -> None:
         """Send a piece of the response's content."""
+        if self._rate is not None:
+            self._rate.excused = True
         if self._chunked:
             data = serialise_chunk(data)
         if self._held:
@@ -388,7 +464,7 @@ class Downstream(asyncio.Protocol):
             self._close_gently()
             return
         self._phase = _HEAD
-        deadline = self._deadline = self._listener.loop.time() + IDLE_TIMEOUT
+        deadline = self._deadline = self._listener.loop.time() + self._listener.keep_alive_timeout
         if deadline < self._timer_at:
             self.set_deadline(deadline)
         if self._buffer or not self._reading:
@@ -430,6 +506,7 @@ class Downstream(asyncio.Protocol):
         upgrade = b"connection: upgrade\r\nupgrade: %b\r\n" % (head.upgrade or b"")
         self._transport.write(serialise_response(head, upgrade))
         self._phase = _TUNNEL
+        self._rate = None
         self._keep = False
         self._chunked = False
         early, self._buffer = self._buffer, b""
@@ -453,19 +530,19 @@ class Downstream(asyncio.Protocol):
         if self._phase is _HEAD and not self._buffer:
             self._transport.close()
 
-    def _refuse(self, error: GatewayError) -> None:
+    def _refuse(self, error: GatewayError, head: RequestHead | None = None) -> None:
         """Answer a request that never became an exchange, and close."""
         self._keep = False
-        self._malformed = isinstance(error, ProtocolError)
+        self._unread = True
         self._phase = _PENDING
         self._buffer = b""
         self._body = None
-        self._listener.refused(self, error)
+        self._listener.refused(self, error, head)
         self.reply(error.status, str(error))
 
     def _close_gently(self) -> None:
-        unread = self._malformed or self._body is not None or self._buffer
-        self._body = None
+        unread = self._unread or self._body is not None or self._buffer
+        self._body = self._rate = None
         self._buffer = b""
         self._phase = _LINGER
         if not unread:
@@ -482,6 +559,10 @@ class Downstream(asyncio.Protocol):
         """Have the exchange's `on_deadline` called at `when`."""
         self._deadline = when
         if when < self._timer_at:
+            self._arm(when)
+
+    def _arm(self, when: float) -> None:
+        if when < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = when
@@ -491,16 +572,30 @@ class Downstream(asyncio.Protocol):
         self._timer = None
         self._timer_at = inf
         now = self._listener.loop.time()
+        if self._rate is not None:
+            self._check_rate(self._rate, now)
         if now < self._deadline:
-            self.set_deadline(self._deadline)
+            self._arm(self._deadline)
         elif self._exchange is not None:
             # uvloop counts whole milliseconds, so a deadline may be met a little early; never spin on it.
             when = self._exchange.on_deadline(now)
             if when != inf:
                 self.set_deadline(max(when, now + 0.001))
         elif self._phase is _HEAD and self._buffer:
-            self._refuse(HeadTimeout(f"The head of the request took longer than {HEAD_TIMEOUT:g} s."))
+            limit = self._listener.limits.head_timeout
+            self._refuse(HeadTimeout(f"The head of the request took longer than {limit:g} s."))
         elif self._phase is _LINGER:
             self._transport.abort()
         else:
             self._transport.close()
+
+    def _check_rate(self, rate: BodyRate, now: float) -> None:
+        if now >= rate.deadline:
+            try:
+                rate.on_deadline(now, reading=self._reading)
+            except BodyTooSlow as error:
+                self._rate = None
+                if self._exchange is not None:
+                    self._exchange.fail(error)
+                return
+        self._arm(max(rate.deadline, now + 0.001))

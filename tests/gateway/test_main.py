@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.config import Address, ConfigError, GatewayConfig, parse_address, parse_config, serialise_config
+from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_address, parse_config, serialise_config
 from gateway.contract import (
     FEED_PATH,
     Endpoint,
@@ -268,6 +268,7 @@ def test_a_worker_reads_what_its_parent_wrote() -> None:
         admin_listen=Address("127.0.0.1", 82),
         workers=3,
         snapshot_file=Path("snapshot"),
+        limits=Limits(max_body=5, queue_timeout=1.5),
     )
     assert parse_config(serialise_config(config)) == config
 

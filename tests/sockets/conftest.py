@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from gateway.activator.activator import Activator
+from gateway.config import Limits
 from gateway.contract import (
     Endpoint,
     Revision,
@@ -22,6 +23,7 @@ from gateway.contract import (
     Update,
     apply,
 )
+from gateway.core.clients import ClientCounts
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import WorkerTraffic
 from gateway.exchange import Exchanges
@@ -48,10 +50,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 class Gateway:
     """The objects of a worker, without feed and processes."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, limits: Limits) -> None:
         self.log = log
         self.traffic = WorkerTraffic()
-        self.activator = Activator()
+        self.activator = Activator(
+            queue_limit=limits.queue_limit,
+            worker_queue_limit=limits.worker_queue_limit,
+            queue_timeout=limits.queue_timeout,
+        )
         self.pool = Pool()
         self.access_log = AccessLog(str(log), self.traffic)
         self.snapshot = Snapshot()
@@ -63,9 +69,15 @@ class Gateway:
             traffic=self.traffic,
             access_log=self.access_log,
             random=random,
+            queue_bytes=limits.queue_bytes,
         )
         self.listener = Listener(
-            self.exchanges.begin, self.exchanges.refused, cluster_local=False, limit=100, traffic=self.traffic
+            self.exchanges.begin,
+            self.exchanges.refused,
+            cluster_local=False,
+            limits=limits,
+            clients=ClientCounts(limits.max_connections_per_client),
+            traffic=self.traffic,
         )
         self.servers: list[asyncio.AbstractServer] = []
         self.port = 0
@@ -105,12 +117,17 @@ class Gateway:
         """Wait until no request is here, then check that nothing was left behind."""
         await until(lambda: self.exchanges.in_flight == 0 and not self.exchanges.tasks)
         assert self.activator.parked == 0
+        assert self.exchanges.early_bytes == 0
         assert all(served.traffic.in_flight == 0 for served in self.exchanges.served.values())
         assert self.traffic.unexpected_errors == 0
 
-    async def left(self) -> None:
-        """Wait until no client is connected."""
-        await until(lambda: self.traffic.downstream_connections == 0)
+    async def left(self, but: int = 0) -> None:
+        """Wait until no client is connected, `but` so many."""
+        await until(lambda: self.traffic.downstream_connections == but)
+
+    async def parked(self, count: int) -> None:
+        """Wait until so many requests wait for an endpoint."""
+        await until(lambda: self.activator.parked == count)
 
     async def close(self) -> None:
         for connection in list(self.listener.connections):
@@ -132,8 +149,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    gateway = Gateway(tmp_path / "access.log")
+def gateway_limits() -> Limits:
+    """What `gateway` is made with; a test may parametrise it."""
+    return Limits(max_connections=100)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, gateway_limits: Limits) -> AsyncIterator[Gateway]:
+    gateway = Gateway(tmp_path / "access.log", gateway_limits)
     await gateway.start()
     yield gateway
     await gateway.close()

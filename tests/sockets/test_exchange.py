@@ -523,51 +523,6 @@ async def test_a_network_probe_is_answered_here(gateway: Gateway) -> None:
     assert without.startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_connection_too_many_is_told_and_closed(gateway: Gateway) -> None:
-    """503 with the limit, without waiting for a request; the others stay, and their places are free when they go."""
-    gateway.route(await gateway.endpoint(answering))
-    gateway.listener.limit = 1
-    reader, writer = await gateway.connect()
-    writer.write(GET)
-    assert (await response_of(reader, 2)).endswith(b"hi")
-    refusal = await ask(gateway, b"")
-    assert refusal.startswith(b"HTTP/1.1 503 ")
-    assert b"connection: close\r\n" in refusal
-    assert b"all the 1 connections" in refusal
-    assert gateway.traffic.refused_connections == 1
-    writer.write(closing(GET))
-    async with asyncio.timeout(5):
-        assert (await reader.read()).endswith(b"hi")
-    writer.close()
-    await gateway.left()
-    assert (await ask(gateway, closing(GET))).endswith(b"hi")
-
-
-async def test_a_head_that_takes_too_long_is_408(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time counts from the head's first byte: a client that sends a little now and then gets no more of it."""
-    monkeypatch.setattr("gateway.net.downstream.HEAD_TIMEOUT", 0.05)
-    gateway.route()
-    reader, writer = await gateway.connect()
-    answer = asyncio.ensure_future(reader.read())
-    writer.write(b"GET / HTTP/1.1\r\nX: ")
-    async with asyncio.timeout(5):
-        while not answer.done():
-            writer.write(b"x")
-            await asyncio.sleep(0.005)
-    assert answer.result().startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert b"connection: close\r\n" in answer.result()
-    assert gateway.traffic.local_replies["DT"] == 1
-    writer.close()
-
-
-@pytest.mark.parametrize("before", [b"", GET])
-async def test_an_idle_connection_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
-    """Without a word, before the first request as after it."""
-    monkeypatch.setattr("gateway.net.downstream.IDLE_TIMEOUT", 0.05)
-    gateway.route(await gateway.endpoint(answering))
-    assert await ask(gateway, before) == (OK if before else b"")
-
-
 async def test_content_that_a_response_must_not_have_is_not_passed_on(gateway: Gateway) -> None:
     """To HEAD and in a 304, Content-Length tells of another response; what follows all the same ends the connection."""
     responses = [

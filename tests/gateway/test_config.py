@@ -1,0 +1,70 @@
+"""gateway.config and gateway.options: what can't work is said in one sentence, and the options say what there is."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from math import inf, nan
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.__main__ import main
+from gateway.config import ConfigError, Limits
+from gateway.options import limit_arguments
+
+NAMES = [one.name for one in fields(Limits)]
+NONE_ALLOWED = {"max_body", "min_body_rate", "max_connections_per_client", "max_requests_per_connection", "queue_bytes"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [-1, 0, nan, inf])
+def test_limits_that_cannot_work(name: str, value: float) -> None:
+    """The sentence names the option and the least that would do."""
+    if value == 0 and name in NONE_ALLOWED:
+        Limits(**{name: value})  # type: ignore[arg-type]
+        return
+    with pytest.raises(ConfigError, match=f"{name.replace('_', '-')}; the least is"):
+        Limits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["max_field_section", "max_request_line"])
+def test_a_head_is_not_read_without_end(name: str) -> None:
+    """It is kept whole, so its limits have one of their own."""
+    with pytest.raises(ConfigError, match="more than 1048576 bytes"):
+        Limits(**{name: 1048577})  # type: ignore[arg-type]
+
+
+def test_every_limit_has_an_option_in_its_section_of_the_help() -> None:
+    """With its default."""
+    text = CliRunner().invoke(main, ["--help"]).output
+    _, _, section = text.partition("Limits on what a client may cost:")
+    assert [name for name in NAMES if f"--{name.replace('_', '-')} " not in section] == []
+    assert "[default: 8192]" in " ".join(section.split())
+
+
+def test_a_bad_limit_is_one_line_and_status_2() -> None:
+    """Without a traceback."""
+    arguments = ["--feed", "ws://127.0.0.1:1", "--feed-token-file", "token", "--max-fields", "0"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr == "gateway: 0 is no value for max-fields; the least is 1.\n"
+
+
+def test_limits_as_name_and_value() -> None:
+    """How `zerogate up` takes them."""
+    assert limit_arguments(["max-body=10", "head-timeout=0.5"]) == ["--max-body=10", "--head-timeout=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("max-body", "should be NAME=VALUE"),
+        ("listen=0.0.0.0:80", "is no limit of the gateway"),
+        ("max-body=1k", "'1k' is no value for max-body"),
+        ("max-body=-1", "-1 is no value for max-body"),
+    ],
+)
+def test_names_and_values_that_cannot_work(pair: str, words: str) -> None:
+    """Said before anything is started."""
+    with pytest.raises(ConfigError, match=words):
+        limit_arguments([pair])
