@@ -28,6 +28,8 @@ __all__ = [
     "QueueTimeout",
     "RequestTimeout",
     "ResponseStartTimeout",
+    "StreamRefused",
+    "StreamReset",
     "TooManyConnections",
     "UpstreamConnectFailure",
     "UpstreamProtocolError",
@@ -187,6 +189,18 @@ class UpstreamReset(GatewayError):
 
     status = 502
     response_flag = "UC"
+
+
+class StreamReset(UpstreamReset):
+    """The endpoint gave up this request's HTTP/2 stream; its other streams go on."""
+
+    response_flag = "UR"
+
+
+class StreamRefused(StreamReset):
+    """The endpoint says that it has not looked at the request (RFC 9113 section 8.7), so it can be sent again."""
+
+    status = 503
 
 
 class UpstreamProtocolError(ProtocolError):

@@ -14,7 +14,8 @@ refused, as one too many in the queue.
 
 Retries happen only where the request cannot have run: the endpoint took no connection (`Lease.fail`, another lease, up
 to MAX_DIALS), or a reused connection turned out to be closed, before any byte of a response, under an idempotent
-request without content (RFC 9110 section 9.2.2; once, on a new connection). Whatever the endpoint answers is passed on.
+request without content (RFC 9110 section 9.2.2; once, on a new connection), or an HTTP/2 endpoint said that it did not
+look at a request without content. Whatever the endpoint answers is passed on.
 
 Every way out goes through `_end`: exactly once the lease is released, the load departs, the counters and the access
 log are told, and the upstream connection goes back to the pool or is closed.
@@ -37,11 +38,13 @@ from gateway.errors import (
     GatewayError,
     NoRevision,
     QueueFull,
+    StreamRefused,
     UpstreamConnectFailure,
     UpstreamProtocolError,
     UpstreamReset,
 )
 from gateway.net.tunnel import Tunnel
+from gateway.net.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +56,8 @@ if TYPE_CHECKING:
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
     from gateway.net.downstream import Downstream
-    from gateway.net.pool import Pool
-    from gateway.net.upstream import Upstream
+    from gateway.net.pool import Connections, Pools
+    from gateway.net.upstream2 import Stream
 
 __all__ = ["Exchange", "Exchanges", "Load"]
 
@@ -78,13 +81,15 @@ class Load(Protocol):
 
 
 class Served:
-    """A revision and what this worker counts for it. `patience` is the time from dispatch to the first deadline."""
+    """A revision, what this worker counts for it, and where its connections come from. `patience` is the time from
+    dispatch to the first deadline."""
 
-    __slots__ = ("name", "patience", "revision", "traffic", "watches_idle")
+    __slots__ = ("connections", "name", "patience", "revision", "traffic", "watches_idle")
 
-    def __init__(self, revision: Revision, traffic: RevisionTraffic) -> None:
+    def __init__(self, revision: Revision, traffic: RevisionTraffic, connections: Connections) -> None:
         self.revision = revision
         self.traffic = traffic
+        self.connections = connections
         self.name = str(revision.id).encode()
         self.watches_idle = revision.idle_timeout is not None
         self.patience = self.deadlines(0.0).next_deadline()
@@ -114,7 +119,7 @@ class Exchanges:
         routes: RouteTable,
         activator: Activator,
         load: Load,
-        pool: Pool,
+        pools: Pools,
         traffic: WorkerTraffic,
         access_log: AccessLog,
         random: Callable[[], float],
@@ -124,7 +129,8 @@ class Exchanges:
         self.routes = routes
         self.activator = activator
         self.load = load
-        self.pool = pool
+        self.pools = pools
+        self.http1 = pools.http1
         self.traffic = traffic
         self.access_log = access_log
         self.random = random
@@ -148,7 +154,7 @@ class Exchanges:
             else:
                 before = self.served.get(key)
                 traffic = RevisionTraffic(revision) if before is None else before.traffic
-                self.served[key] = Served(revision, traffic)
+                self.served[key] = Served(revision, traffic, self.pools.of(revision.protocol))
 
     def begin(self, downstream: Downstream, head: RequestHead) -> Exchange | None:
         """Take on a request; None if it was answered here and then."""
@@ -198,6 +204,7 @@ class Exchange:
         "_lease",
         "_request_ended",
         "_request_id",
+        "_resent",
         "_responded",
         "_sent",
         "_served",
@@ -219,12 +226,13 @@ class Exchange:
         self._started = perf_counter()
         self._served: Served | None = None
         self._lease: Lease | None = None
-        self._upstream: Upstream | None = None
+        self._upstream: Upstream | Stream | None = None
         self._dispatched_at = inf
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
         self._early: list[bytes] | None = None
         self._request_ended = not (head.chunked or head.content_length)
+        self._resent = False
         self._responded = False
         self._status = _CLIENT_LEFT
         self._sent = 0
@@ -258,7 +266,8 @@ class Exchange:
         lease = shared.activator.try_acquire(destination.revision)
         if lease is not None:
             self._lease = lease
-            upstream = shared.pool.try_take(lease.endpoint)
+            connections = served.connections if head.others is None else self._connections(served)
+            upstream = connections.try_take(lease.endpoint)
             if upstream is not None:
                 self._dispatch(upstream)
                 return
@@ -295,14 +304,20 @@ class Exchange:
             self._shared.report_bug()
             self.fail(GatewayError("The gateway met an error of its own."))
 
-    async def _connected(self) -> Upstream:
-        shared = self._shared
+    def _connections(self, served: Served) -> Connections:
+        """Where this request's connection comes from. An upgrade is HTTP/1.1's own: an endpoint that speaks nothing but
+        HTTP/2 can't take one, most that speak it take both."""
+        return served.connections if self._head.upgrade is None else self._shared.http1
+
+    async def _connected(self) -> Upstream | Stream:
+        assert self._served is not None
+        connections = self._connections(self._served)
         for attempt in range(1, MAX_DIALS + 1):
             if self._lease is None:
                 self._lease = await self._leased()
             endpoint = self._lease.endpoint
             try:
-                return shared.pool.try_take(endpoint) or await shared.pool.dial(endpoint)
+                return connections.try_take(endpoint) or await connections.dial(endpoint)
             except UpstreamConnectFailure:
                 self._lease.fail()
                 self._lease.release()
@@ -320,7 +335,7 @@ class Exchange:
         finally:
             traffic.parked -= 1
 
-    def _dispatch(self, upstream: Upstream) -> None:
+    def _dispatch(self, upstream: Upstream | Stream) -> None:
         """The request has its connection: the clocks start, head and early content go out."""
         served = self._served
         assert served is not None
@@ -387,11 +402,12 @@ class Exchange:
         self._downstream.interim(head)
 
     def response_switch(self, head: ResponseHead) -> None:
-        if self._head.upgrade is None or self._upstream is None:
+        upstream = self._upstream
+        if self._head.upgrade is None or not isinstance(upstream, Upstream):
             raise UpstreamProtocolError("The endpoint switched protocols though nobody asked it to.")
         self._responded = True
         self._status = head.status
-        self._tunnel = Tunnel(self._downstream, self._upstream)
+        self._tunnel = Tunnel(self._downstream, upstream)
         self._downstream.switch(head)
 
     def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
@@ -442,25 +458,28 @@ class Exchange:
         else:
             self.fail(error)
 
-    def _may_send_again(self, upstream: Upstream, error: GatewayError) -> bool:
-        return (
+    def _may_send_again(self, upstream: Upstream | Stream, error: GatewayError) -> bool:
+        if self._resent or self._head.chunked or self._head.content_length:
+            return False  # once is enough, and content that was sent is gone
+        return isinstance(error, StreamRefused) or (
             isinstance(error, UpstreamReset)
             and upstream.is_reused
             and not upstream.saw_response
             and self._head.method in _IDEMPOTENT
-            and not (self._head.chunked or self._head.content_length)
         )
 
     def _seek_anew(self) -> None:
         """Send the request again, on a new connection to the same endpoint: other idle ones may be as dead."""
+        self._resent = True
         self._task = self._shared.loop.create_task(self._redial(), name="exchange-redial")
         self._shared.tasks.add(self._task)
         self._task.add_done_callback(self._shared.tasks.discard)
 
     async def _redial(self) -> None:
         assert self._lease is not None
+        assert self._served is not None
         try:
-            upstream = await self._shared.pool.dial(self._lease.endpoint)
+            upstream = await self._connections(self._served).dial(self._lease.endpoint)
             self._task = None
             self._dispatch(upstream)
         except UpstreamConnectFailure:
@@ -468,6 +487,9 @@ class Exchange:
             self._lease.release()
             self._lease = None
             await self._seek()
+        except GatewayError as error:
+            self._task = None
+            self.fail(error)
 
     def client_gone(self) -> None:
         """The client left: its place is free at once, and the endpoint learns of it."""
@@ -537,7 +559,7 @@ class Exchange:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             if reusable:
-                shared.pool.give(upstream)
+                shared.http1.give(upstream)  # type: ignore[arg-type]  # a Stream is never reusable
             else:
                 upstream.close()
         lease = self._lease

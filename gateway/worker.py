@@ -40,7 +40,7 @@ from gateway.feed import Feed
 from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus
 from gateway.net.downstream import Listener
-from gateway.net.pool import Pool
+from gateway.net.pool import Pools
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Worker:
             worker_queue_limit=config.limits.worker_queue_limit,
             queue_timeout=config.limits.queue_timeout,
         )
-        self.pool = Pool()
+        self.pools = Pools()
         self.access_log = AccessLog(config.access_log, self.traffic)
         self.feed = Feed(
             config.feed_url,
@@ -114,7 +114,7 @@ class Worker:
             routes=RouteTable(),
             activator=self.activator,
             load=self.reporter,
-            pool=self.pool,
+            pools=self.pools,
             traffic=self.traffic,
             access_log=self.access_log,
             random=random,
@@ -167,7 +167,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
         await self.activator.close()
-        self.pool.close()
+        self.pools.close()
         self.access_log.close()
 
     async def _first_snapshot(self, stop: asyncio.Event) -> None:
@@ -198,7 +198,7 @@ class Worker:
         # name, kind, help, value; the worker label only where a sum would say nothing.
         plain = (
             ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
-            ("upstream_connections", "gauge", "Open connections to endpoints.", self.pool.open),
+            ("upstream_connections", "gauge", "Open connections to endpoints.", self.pools.open),
             ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
             ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
             ("queue_full", "counter", "Requests refused because too many waited.", counters.queue_full),

@@ -47,6 +47,7 @@ __all__ = [
     "MAX_FIELDS",
     "MAX_FIELD_SECTION",
     "MAX_REQUEST_LINE",
+    "NOT_IN_TRAILERS",
     "REASONS",
     "BodyReader",
     "BodySink",
@@ -785,12 +786,12 @@ class ChunkedReader:
         if len(lines) > MAX_FIELDS:
             raise self._error("There are too many trailers.")
         self._state = self._SIZE
-        sink.end([line for line in lines if line.partition(b":")[0].lower() not in _NOT_IN_TRAILERS])
+        sink.end([line for line in lines if line.partition(b":")[0].lower() not in NOT_IN_TRAILERS])
         return data[found + 4 :]
 
 
 # RFC 9110 section 6.5.1: fields for framing, routing, authentication and request control mean nothing in trailers.
-_NOT_IN_TRAILERS = frozenset(_REQUEST_FIELDS) | {
+NOT_IN_TRAILERS = frozenset(_REQUEST_FIELDS) | {
     b"authorization",
     b"cookie",
     b"set-cookie",

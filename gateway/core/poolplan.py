@@ -1,4 +1,4 @@
-"""Which idle upstream connection to reuse, and which to close.
+"""Which upstream connection to reuse, and which to close: idle ones (HTTP/1.1), and shared ones (HTTP/2).
 
 Theory of operation
 -------------------
@@ -11,14 +11,18 @@ A connection idles for 4 s at most: shorter than the keep-alive of the servers p
 costs 0.1 ms on the same machine. At most 128 idle ones per endpoint (Go's transport, which Knative uses, keeps 100)
 and 4,096 per worker; beyond that a connection is closed instead of kept.
 
+Shared connections stay in the plan while they are used. The first with room takes the next stream, so that as few as
+possible are busy and the others grow idle; they idle as long as the other kind. An endpoint gets PER_ENDPOINT of them
+at most, which only one that takes very few streams on each can fill.
+
 Pure: connections are only values here; the shell closes what the plan hands back.
 """
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["IDLE_LIMIT", "PER_ENDPOINT", "PER_WORKER", "PoolPlan"]
+__all__ = ["IDLE_LIMIT", "PER_ENDPOINT", "PER_WORKER", "PoolPlan", "SharedPlan"]
 
 IDLE_LIMIT = 4.0
 PER_ENDPOINT = 128
@@ -85,3 +89,58 @@ class PoolPlan(Generic[K, C]):
         self._idle.clear()
         self.size = 0
         return everything
+
+
+class Shared(Protocol):
+    """A connection that carries several exchanges at once."""
+
+    idle_since: float
+
+    @property
+    def has_room(self) -> bool: ...
+
+    @property
+    def is_idle(self) -> bool: ...
+
+
+S = TypeVar("S", bound=Shared)
+
+
+class SharedPlan(Generic[K, S]):
+    """Shared connections (S) by endpoint (K)."""
+
+    __slots__ = ("_connections",)
+
+    def __init__(self) -> None:
+        self._connections: dict[K, list[S]] = {}
+
+    def take(self, key: K) -> S | None:
+        """The connection that takes the next stream, None if one must be opened."""
+        for connection in self._connections.get(key, ()):
+            if connection.has_room:
+                return connection
+        return None
+
+    def is_full(self, key: K) -> bool:
+        """Whether no further connection may be opened."""
+        return len(self._connections.get(key, ())) >= PER_ENDPOINT
+
+    def add(self, key: K, connection: S) -> None:
+        """A new connection."""
+        self._connections.setdefault(key, []).append(connection)
+
+    def forget(self, key: K, connection: S) -> None:
+        """The connection takes no more streams; nothing happens if it is not here."""
+        connections = self._connections.get(key, [])
+        if connection in connections:
+            connections.remove(connection)
+            if not connections:
+                del self._connections[key]
+
+    def everything(self) -> list[S]:
+        """All connections."""
+        return [connection for connections in self._connections.values() for connection in connections]
+
+    def expired(self, now: float) -> list[S]:
+        """Connections to close, because no stream was open for IDLE_LIMIT at `now`."""
+        return [one for one in self.everything() if one.is_idle and now - one.idle_since >= IDLE_LIMIT]

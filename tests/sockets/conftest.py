@@ -29,7 +29,7 @@ from gateway.core.traffic import WorkerTraffic
 from gateway.exchange import Exchanges
 from gateway.net.accesslog import AccessLog
 from gateway.net.downstream import Listener
-from gateway.net.pool import Pool
+from gateway.net.pool import Pools
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Gateway:
             worker_queue_limit=limits.worker_queue_limit,
             queue_timeout=limits.queue_timeout,
         )
-        self.pool = Pool()
+        self.pools = Pools()
         self.access_log = AccessLog(str(log), self.traffic)
         self.snapshot = Snapshot()
         self.exchanges = Exchanges(
             routes=RouteTable(),
             activator=self.activator,
             load=Reporter(poke=lambda _: None, report=lambda _: None),
-            pool=self.pool,
+            pools=self.pools,
             traffic=self.traffic,
             access_log=self.access_log,
             random=random,
@@ -135,9 +135,9 @@ class Gateway:
         await self.idle()
         for server in self.servers:
             server.close()
-        self.pool.close()
+        self.pools.close()
         await self.activator.close()
-        await until(lambda: self.traffic.downstream_connections == 0 and self.pool.open == 0)
+        await until(lambda: self.traffic.downstream_connections == 0 and self.pools.open == 0)
         self.access_log.close()
 
 
