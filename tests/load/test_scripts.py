@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -36,6 +38,18 @@ def python(*arguments: str, **environment: str) -> str:
 def test_help(script: str) -> None:
     """Each imports what it needs and names its options."""
     assert "--help" in python(f"load/{script}", "--help")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
+@pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="nginx is not installed")
+def test_the_gateway_carries_every_workload_of_the_matrix(tmp_path: Path) -> None:
+    """A row for each; that of HTTP/2 only where its client is installed."""
+    names = ["bare", "fields", "10k", "post", "chunked", "1000", "websocket", "stream"]
+    output = tmp_path / "results.json"
+    python("load/proxy.py", "--smoke", "--only", "gateway", "--workloads", *names, "--json", str(output))
+    workloads = json.loads(output.read_text())["workloads"]
+    assert {name: len(peers.get("gateway", ())) for name, peers in workloads.items()} == dict.fromkeys(names, 1)
 
 
 def test_podstart_imports() -> None:

@@ -1,0 +1,1 @@
+"""The parts of the data plane's benchmark; `load/proxy.py` is the command."""
