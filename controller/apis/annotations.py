@@ -26,6 +26,7 @@ __all__ = ["KEYS", "AutoscalingAnnotations", "parse_autoscaling", "parse_duratio
 KPA_CLASS = "kpa.autoscaling.knative.dev"
 HPA_CLASS = "hpa.autoscaling.knative.dev"
 CONCURRENCY, RPS = "concurrency", "rps"
+CPU, MEMORY = "cpu", "memory"
 LINEAR, WEIGHTED_EXPONENTIAL = "linear", "weighted-exponential"
 
 INT32_MAX = 2**31 - 1

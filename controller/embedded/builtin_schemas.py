@@ -42,6 +42,7 @@ _PACKAGES: Final = {
     "core/v1": "io.k8s.api.core.v1.",
     "apps/v1": "io.k8s.api.apps.v1.",
     "discovery/v1": "io.k8s.api.discovery.v1.",
+    "autoscaling/v2": "io.k8s.api.autoscaling.v2.",
     "coordination/v1": "io.k8s.api.coordination.v1.",
     "apiextensions/v1": "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.",
 }
@@ -843,6 +844,77 @@ EndpointPort: One port of all endpoints of the slice.
   port: int32
   protocol: string = "TCP"
 
+[autoscaling/v2]
+HorizontalPodAutoscaler: Scales a Deployment with its pods' metrics; a cluster's controller manager follows it.
+  apiVersion: string
+  kind: string
+  metadata: ObjectMeta
+  spec: HorizontalPodAutoscalerSpec
+  status: HorizontalPodAutoscalerStatus
+
+HorizontalPodAutoscalerSpec: What to scale, between which bounds, by which metrics.
+  behavior: HorizontalPodAutoscalerBehavior
+  maxReplicas*: int32
+  metrics: []MetricSpec
+  minReplicas: int32
+  scaleTargetRef*: CrossVersionObjectReference
+
+CrossVersionObjectReference: The object with a scale subresource.
+  apiVersion: string
+  kind*: string
+  name*: string
+
+HorizontalPodAutoscalerBehavior: How fast it scales.
+  scaleDown: HPAScalingRules
+  scaleUp: HPAScalingRules
+
+HPAScalingRules: How fast it scales in one direction.
+  policies: []any
+  selectPolicy: string
+  stabilizationWindowSeconds: int32
+  tolerance: quantity
+
+MetricSpec: One metric and its target.
+  containerResource: any
+  external: any
+  object: any
+  pods: PodsMetricSource
+  resource: ResourceMetricSource
+  type*: string
+
+PodsMetricSource: A metric of each pod, averaged.
+  metric*: MetricIdentifier
+  target*: MetricTarget
+
+MetricIdentifier: A metric by name.
+  name*: string
+  selector: LabelSelector
+
+ResourceMetricSource: The CPU or memory of each pod, averaged.
+  name*: string
+  target*: MetricTarget
+
+MetricTarget: What the metric should be.
+  averageUtilization: int32
+  averageValue: quantity
+  type*: string
+  value: quantity
+
+HorizontalPodAutoscalerStatus: What was last observed.
+  conditions: [type]HorizontalPodAutoscalerCondition
+  currentMetrics: []any
+  currentReplicas: int32
+  desiredReplicas*: int32
+  lastScaleTime: time
+  observedGeneration: int64
+
+HorizontalPodAutoscalerCondition: One aspect of its state.
+  lastTransitionTime: time
+  message: string
+  reason: string
+  status*: string
+  type*: string
+
 [coordination/v1]
 Lease: Who leads, and until when.
   apiVersion: string
@@ -919,6 +991,7 @@ CustomResourceDefinitionCondition: One aspect of a definition's state.
 _ROOT_PACKAGES: Final = {
     "": "core/v1",
     "apps": "apps/v1",
+    "autoscaling": "autoscaling/v2",
     "discovery.k8s.io": "discovery/v1",
     "coordination.k8s.io": "coordination/v1",
     "apiextensions.k8s.io": "apiextensions/v1",

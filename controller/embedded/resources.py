@@ -80,6 +80,9 @@ BUILT_IN = (
         kinds.DEPLOYMENT, "deployment", ("deploy",), ("all",), frozenset({"status", "scale"}), tracks_generation=True
     ),
     Resource(kinds.ENDPOINT_SLICE, "endpointslice", tracks_generation=True),
+    Resource(
+        kinds.HORIZONTAL_POD_AUTOSCALER, "horizontalpodautoscaler", ("hpa",), ("all",), _STATUS, tracks_generation=True
+    ),
     Resource(kinds.LEASE, "lease"),
     # Definitions come from files, not through REST: what is served is fixed when the server starts.
     Resource(

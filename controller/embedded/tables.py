@@ -410,6 +410,12 @@ def _event_first_seen(obj: JsonObject, now: datetime) -> str:
     return _age(_event_times(obj)[0], now)
 
 
+def _scale_target(obj: JsonObject) -> str:
+    """As `kubectl get hpa` prints it."""
+    target = _spec(obj).get("scaleTargetRef") or {}
+    return f"{target.get('kind', '')}/{target.get('name', '')}"
+
+
 def _event_object(obj: JsonObject, _now: datetime) -> str:
     involved = obj.get("involvedObject") or {}
     return f"{involved.get('kind', '').lower()}/{involved.get('name', '')}"
@@ -484,6 +490,14 @@ _BUILT_IN: Final[dict[Kind, Columns]] = {
         Column("AddressType", _text(lambda obj: obj.get("addressType", ""))),
         Column("Ports", _slice_ports),
         Column("Endpoints", _slice_endpoints),
+        _AGE,
+    ),
+    kinds.HORIZONTAL_POD_AUTOSCALER: (
+        _NAME,
+        Column("Reference", _text(_scale_target)),
+        Column("MinPods", _text(lambda obj: _spec(obj).get("minReplicas", UNKNOWN))),
+        Column("MaxPods", _text(lambda obj: _spec(obj).get("maxReplicas", UNKNOWN))),
+        Column("Replicas", _text(lambda obj: _status(obj).get("currentReplicas", 0)), "integer"),
         _AGE,
     ),
     kinds.LEASE: (_NAME, Column("Holder", _text(lambda obj: _spec(obj).get("holderIdentity", ""))), _AGE),

@@ -25,6 +25,9 @@ replicas it has, zero too, and those that somebody gives it (`kubectl scale`).
 Why the scale is what it is, is told by the informational condition ScaleExplained, which changes when the scale or the
 rule behind it does and not with each average.
 
+A revision of the HPA class gets a HorizontalPodAutoscaler instead and is always active; its scale is what that says.
+Nothing on one machine follows such objects (a cluster's controller manager does), so there the scale stays what it is.
+
 There is no ServerlessService; SKSReady is True always, for those who look for the condition.
 """
 
@@ -34,9 +37,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from controller.apis import conditions, kinds, labels
-from controller.apis.annotations import KPA_CLASS, AutoscalingAnnotations, parse_autoscaling
+from controller.apis.annotations import HPA_CLASS, KPA_CLASS, AutoscalingAnnotations, parse_autoscaling
 from controller.apis.labels import SERVICE_NAME
-from controller.apis.meta import JsonObject, Key, annotations_of, is_deleting, key_of, labels_of, name_of
+from controller.apis.meta import (
+    JsonObject,
+    Key,
+    annotations_of,
+    is_controlled_by,
+    is_deleting,
+    key_of,
+    labels_of,
+    name_of,
+)
 from controller.apis.podautoscaler import (
     ACTIVE,
     CONDITIONS,
@@ -48,9 +60,10 @@ from controller.apis.podautoscaler import (
 )
 from controller.autoscaler.explain import NOTHING_KNOWN, Explanation
 from controller.autoscaler.kpa import UNDECIDED
+from controller.reconcile.children import hpa as hpa_child
 from controller.reconcile.children.deployment import progress_deadline
 from controller.reconcile.plan import Cache, Controller, Patch, Plan, owner_key
-from controller.reconcile.status import begin, finish
+from controller.reconcile.status import NOT_OWNED, begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,6 +113,7 @@ class ObservedPodAutoscaler:
     ready: int
     replicas: int | None
     explanation: Explanation = _NOTHING_KNOWN
+    hpa: JsonObject | None = None
 
 
 class Wanted(NamedTuple):
@@ -127,10 +141,13 @@ class Limits:
 
 
 def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Plan:
-    """The scale of the Deployment and the status; nothing for another class's PodAutoscalers."""
+    """The scale of the Deployment and the status; nothing for a class of somebody else's."""
     pa = seen.pod_autoscaler
     annotated = parse_autoscaling(annotations_of(pa.obj), config)
-    if (annotated.autoscaler_class or config.autoscaler.pod_autoscaler_class) != KPA_CLASS:
+    class_ = annotated.autoscaler_class or config.autoscaler.pod_autoscaler_class
+    if class_ == HPA_CLASS:
+        return _hand_over(seen, annotated, config, now)
+    if class_ != KPA_CLASS:
         return Plan()
     found = begin(CONDITIONS, pa.obj, now)
     limits = _limits(pa, annotated, config)
@@ -149,6 +166,29 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
         actualScale=seen.ready,
     )
     return Plan(patch=_patch(seen, result), status=status, requeue_after=result.after)
+
+
+def _hand_over(seen: ObservedPodAutoscaler, annotated: AutoscalingAnnotations, config: Config, now: datetime) -> Plan:
+    """The HorizontalPodAutoscaler, and what it says as our status."""
+    pa = seen.pod_autoscaler
+    found = begin(CONDITIONS, pa.obj, now)
+    found = CONDITIONS.mark_true(found, SKS_READY, now)
+    if seen.hpa is not None and not is_controlled_by(seen.hpa, pa.obj):
+        message = f'There is an existing HorizontalPodAutoscaler "{name_of(seen.hpa)}" that we do not own.'
+        found = CONDITIONS.mark_false(found, ACTIVE, NOT_OWNED, message, now)
+        return Plan(status=finish(pa.obj, found, serviceName=name_of(pa.obj)), error=message)
+    found = CONDITIONS.mark_true(found, ACTIVE, now)
+    if seen.ready:
+        found = CONDITIONS.mark_true(found, SCALE_TARGET_INITIALIZED, now)
+    said = (seen.hpa or {}).get("status") or {}
+    scales = {"desiredScale": said.get("desiredReplicas"), "actualScale": said.get("currentReplicas")}
+    desired = hpa_child.horizontal_pod_autoscaler(pa.obj, annotated, config.autoscaler)
+    changed = hpa_child.updated(seen.hpa, desired) if seen.hpa else None
+    return Plan(
+        create=() if seen.hpa else (desired,),
+        update=(changed,) if changed else (),
+        status=finish(pa.obj, found, serviceName=name_of(pa.obj), **scales),
+    )
 
 
 def _limits(pa: PodAutoscaler, annotated: AutoscalingAnnotations, config: Config) -> Limits:
@@ -307,9 +347,11 @@ def observe(cache: Cache, key: Key, decisions: Decisions) -> ObservedPodAutoscal
         ready=decisions.ready(key),
         replicas=int(deployment["spec"].get("replicas", 1)) if deployment else None,
         explanation=decisions.explanation(key) or _NOTHING_KNOWN,
+        hpa=cache.get(kinds.HORIZONTAL_POD_AUTOSCALER, key),
     )
 
 
+_of_pod_autoscaler = owner_key(kinds.POD_AUTOSCALER)
 _of_revision = owner_key(kinds.REVISION)  # a PodAutoscaler is named as the Revision it scales
 
 
@@ -329,5 +371,6 @@ def controller(decisions: Decisions) -> Controller[ObservedPodAutoscaler]:
             kinds.DEPLOYMENT: _of_revision,
             kinds.ENDPOINT_SLICE: _of_endpoint_slice,
             kinds.CORE_SERVICE: _of_revision,
+            kinds.HORIZONTAL_POD_AUTOSCALER: _of_pod_autoscaler,
         },
     )

@@ -90,6 +90,7 @@ def test_there_is_a_document_per_group_and_version() -> None:
         "api/v1",
         "apis/apps/v1",
         "apis/apiextensions.k8s.io/v1",
+        "apis/autoscaling/v2",
         "apis/coordination.k8s.io/v1",
         "apis/discovery.k8s.io/v1",
         "apis/example.dev/v1",

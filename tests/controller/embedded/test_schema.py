@@ -383,7 +383,8 @@ def _models() -> Iterator[tuple[str, Any]]:
                "ResourceClaim": "CoreV1ResourceClaim"}  # fmt: skip
     for name in builtin_schemas.definitions():
         short = name.rpartition(".")[2]
-        model = getattr(models, special.get(short, f"V1{short}"), None)
+        version = "V2" if ".autoscaling." in name else "V1"
+        model = getattr(models, special.get(short, version + short), None)
         if model is not None:
             yield name, model
 

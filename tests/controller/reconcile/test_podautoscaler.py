@@ -14,12 +14,11 @@ from controller.autoscaler.explain import Explanation
 from controller.autoscaler.kpa import Decision
 from controller.config.autoscaler import AutoscalerConfig
 from controller.config.store import Config
-from controller.reconcile.plan import Patch
+from controller.reconcile.plan import Patch, Plan
 from controller.reconcile.podautoscaler import ObservedPodAutoscaler, controller, reconcile
 
 if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
-    from controller.reconcile.plan import Plan
 
 WHY = Explanation("StableWindow", "300 requests in flight need 3 replicas.")
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -262,10 +261,49 @@ def test_zero_initial_scale() -> None:
     assert verdict(result, "ScaleTargetInitialized")[0] == TRUE
 
 
-def test_another_class_is_left_alone() -> None:
+def test_a_class_of_somebody_elses_is_left_alone() -> None:
     """Nothing is planned."""
-    obj = pod_autoscaler(**{"class": "hpa.autoscaling.knative.dev"})
-    assert plan(obj, 3) == replace(plan(obj, 3), status=None, patch=(), requeue_after=None)
+    assert plan(pod_autoscaler(**{"class": "scaler.example.com"}), 3) == Plan()
+
+
+HPA = {"class": "hpa.autoscaling.knative.dev"}
+
+
+def hpa_plan(hpa: JsonObject | None, ready: int = 0, **annotated: str) -> Plan:
+    obj = pod_autoscaler(**HPA, **annotated)
+    obj["metadata"]["uid"] = "pa"
+    seen = ObservedPodAutoscaler(parse(obj), 50, ready, 1, hpa=hpa)
+    return reconcile(seen, Config(), NOW)
+
+
+def test_the_hpa_class_hands_its_scale_over() -> None:
+    """One HorizontalPodAutoscaler is made; always active, ready with the first ready replica; no scale of ours."""
+    first = hpa_plan(None, min_scale="2")
+    [made] = first.create
+    assert (made["kind"], made["metadata"]["name"], made["spec"]["minReplicas"]) == (
+        "HorizontalPodAutoscaler",
+        KEY.name,
+        2,
+    )
+    assert first.patch == ()
+    assert verdict(first, "Active") == (TRUE, "")
+    assert verdict(first, "Ready")[0] == UNKNOWN
+    made["status"] = {"desiredReplicas": 4, "currentReplicas": 3}
+    later = hpa_plan(made, ready=3, min_scale="2")
+    assert (later.create, later.update, later.patch) == ((), (), ())
+    assert later.status is not None
+    assert (later.status["desiredScale"], later.status["actualScale"]) == (4, 3)
+    assert verdict(later, "Ready") == (TRUE, "")
+    [changed] = hpa_plan(made, min_scale="5").update
+    assert changed["spec"]["minReplicas"] == 5
+
+
+def test_a_horizontal_pod_autoscaler_of_that_name_that_is_not_ours() -> None:
+    """Is left alone, and that is said."""
+    result = hpa_plan({"metadata": {"name": KEY.name}, "spec": {}})
+    assert (result.create, result.update) == ((), ())
+    assert "do not own" in result.error
+    assert verdict(result, "Ready") == (FALSE, "NotOwned")
 
 
 def paused(value: str, **fields: Any) -> JsonObject:
