@@ -34,31 +34,30 @@ def hpa(config: AutoscalerConfig | None = None, **annotated: str) -> JsonObject:
     return horizontal_pod_autoscaler(obj, parse_autoscaling(texts, whole), whole.autoscaler)
 
 
+def resource(name: str, **target: Any) -> dict[str, Any]:
+    return {"metrics": [{"type": "Resource", "resource": {"name": name, "target": target}}]}
+
+
+def of_pods(name: str, **target: Any) -> dict[str, Any]:
+    return {"metrics": [{"type": "Pods", "pods": {"metric": {"name": name}, "target": target}}]}
+
+
+RULES = {"stabilizationWindowSeconds": 90}
+
+
 @pytest.mark.parametrize(
     ("annotated", "expected"),
     [
-        ({}, {"maxReplicas": 2**31 - 1}),
+        ({}, {}),
         ({"min_scale": "2", "max_scale": "5"}, {"minReplicas": 2, "maxReplicas": 5}),
-        ({"min_scale": "0"}, {"maxReplicas": 2**31 - 1}),
-        (
-            {"target": "72.5"},
-            {"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 73}}}]},
-        ),
-        (
-            {"metric": "memory", "target": "200"},
-            {"metrics": [{"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "200Mi"}}}]},
-        ),
-        (
-            {"metric": "queue_length", "target": "30.9"},
-            {"metrics": [{"type": "Pods", "pods": {"metric": {"name": "queue_length"}, "target": {"type": "AverageValue", "averageValue": "30"}}}]},
-        ),
-        ({"metric": "memory"}, {"maxReplicas": 2**31 - 1}),
-        (
-            {"window": "90s"},
-            {"behavior": {"scaleUp": {"stabilizationWindowSeconds": 90}, "scaleDown": {"stabilizationWindowSeconds": 90}}},
-        ),
+        ({"min_scale": "0"}, {}),
+        ({"target": "72.5"}, resource("cpu", type="Utilization", averageUtilization=73)),
+        ({"metric": "memory", "target": "200"}, resource("memory", type="AverageValue", averageValue="200Mi")),
+        ({"metric": "queue", "target": "30.9"}, of_pods("queue", type="AverageValue", averageValue="30")),
+        ({"metric": "memory"}, {}),
+        ({"window": "90s"}, {"behavior": {"scaleUp": RULES, "scaleDown": RULES}}),
     ],
-)  # fmt: skip
+)
 def test_what_is_annotated_becomes_its_spec(annotated: dict[str, str], expected: dict[str, Any]) -> None:
     """Bounds, one metric if there is a target, and the window; nothing else."""
     spec = hpa(**annotated)["spec"]
