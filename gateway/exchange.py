@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from gateway.core.routing import Destination, RouteTable
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
-    from gateway.net.downstream import Downstream
+    from gateway.net.downstream import Responder
     from gateway.net.pool import Connections, Pools
     from gateway.net.upstream2 import Stream
 
@@ -156,7 +156,7 @@ class Exchanges:
                 traffic = RevisionTraffic(revision) if before is None else before.traffic
                 self.served[key] = Served(revision, traffic, self.pools.of(revision.protocol))
 
-    def begin(self, downstream: Downstream, head: RequestHead) -> Exchange | None:
+    def begin(self, downstream: Responder, head: RequestHead) -> Exchange | None:
         """Take on a request; None if it was answered here and then."""
         exchange = Exchange(self, downstream, head)
         self.in_flight += 1
@@ -169,7 +169,7 @@ class Exchanges:
             exchange.fail(GatewayError("The gateway met an error of its own."))
         return None if exchange.is_over else exchange
 
-    def refused(self, downstream: Downstream, error: GatewayError, head: RequestHead | None) -> None:
+    def refused(self, downstream: Responder, error: GatewayError, head: RequestHead | None) -> None:
         """A request that broke the protocol, or a connection too many: to be counted and logged. `head` is the
         request's, None if it has none that could be read."""
         self.traffic.local_replies[error.response_flag] += 1
@@ -181,7 +181,10 @@ class Exchanges:
             if head is not None:
                 method, host, target = head.method, head.host or b"", head.target
                 agent, request_id = head.user_agent, head.request_id
-            self.access_log.add(now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, peer)
+            protocol = downstream.protocol
+            self.access_log.add(
+                now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, peer, protocol
+            )
 
     def report_bug(self) -> None:
         """Inside an `except`: count and print what should not have happened."""
@@ -219,7 +222,7 @@ class Exchange:
         "is_over",
     )
 
-    def __init__(self, shared: Exchanges, downstream: Downstream, head: RequestHead) -> None:
+    def __init__(self, shared: Exchanges, downstream: Responder, head: RequestHead) -> None:
         self._shared = shared
         self._downstream = downstream
         self._head = head
@@ -587,4 +590,5 @@ class Exchange:
                 self._request_id or head.request_id,
                 head.user_agent,
                 self._downstream.peer.address,
+                self._downstream.protocol if head.persistent else b"HTTP/1.0",
             )

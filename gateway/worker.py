@@ -198,6 +198,7 @@ class Worker:
         # name, kind, help, value; the worker label only where a sum would say nothing.
         plain = (
             ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
+            ("downstream_http2_connections", "gauge", "Those of them that speak HTTP/2.", traffic.http2_connections),
             ("upstream_connections", "gauge", "Open connections to endpoints.", self.pools.open),
             ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
             ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
@@ -218,6 +219,9 @@ class Worker:
         refusals: dict[tuple[str, ...], tuple[float, ...]] = {
             (limit,): (float(count),) for limit, count in traffic.limit_refusals.items() if limit
         }
+        faults: dict[tuple[str, ...], tuple[float, ...]] = {
+            (code,): (float(count),) for code, count in traffic.http2_faults.items()
+        }
         version: dict[tuple[str, ...], tuple[float, ...]] = {(str(self._index),): (float(self.feed.snapshot.version),)}
         return [
             *families,
@@ -225,6 +229,7 @@ class Worker:
             Family(
                 "zerogate_gateway_limit_refusals", "counter", "Clients that ran into a limit.", ("limit",), refusals
             ),
+            Family("zerogate_gateway_http2_faults", "counter", "Connections ended, by error code.", ("code",), faults),
             Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
         ]
 

@@ -160,7 +160,7 @@ _LONG_PAIR = Struct(">LL")
 class FrameReader:
     """One direction of a connection, after the preface. `max_fields` bounds a decoded field list in bytes."""
 
-    __slots__ = ("_block", "_buffer", "_continuations", "_decoder", "_end", "_greeted", "_open", "stopped")
+    __slots__ = ("_block", "_buffer", "_continuations", "_decoder", "_end", "_greeted", "_open", "ignored", "stopped")
 
     def __init__(self, max_fields: int) -> None:
         self._buffer = b""
@@ -170,7 +170,14 @@ class FrameReader:
         self._end = False
         self._continuations = 0
         self._greeted = False
+        self.ignored = 0
+        """Frames that meant nothing, to be counted by an owner who wants an end of them."""
         self.stopped = False
+
+    @property
+    def in_block(self) -> bool:
+        """Whether a header block has begun and is not complete."""
+        return bool(self._open)
 
     def feed(self, data: bytes, sink: FrameSink) -> None:
         """Hand on the frames that are complete. Raises ConnectionFault. Once `stopped` is set nothing more is."""
@@ -205,7 +212,8 @@ class FrameReader:
                 self._read_headers(data[start:position], flags, stream, sink)
             elif kind <= _CONTINUATION:
                 _READ[kind](self, data[start:position], flags, stream, sink)
-            # Frames of unknown types are ignored (RFC 9113 section 5.5).
+            else:
+                self.ignored += 1  # of an unknown type (RFC 9113 section 5.5)
         if position < available:
             self._buffer = data[position:]
 
@@ -268,6 +276,7 @@ class FrameReader:
             raise _misplaced("PRIORITY", stream)
         if len(payload) != 5:
             raise _missized("PRIORITY")
+        self.ignored += 1
 
     def _read_reset(self, payload: bytes, _flags: int, stream: int, sink: FrameSink) -> None:
         if not stream:

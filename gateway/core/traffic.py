@@ -58,10 +58,20 @@ class RevisionTraffic:
 class WorkerTraffic:
     """What one worker has seen that belongs to no revision."""
 
-    __slots__ = ("downstream_connections", "limit_refusals", "local_replies", "log_dropped", "unexpected_errors")
+    __slots__ = (
+        "downstream_connections",
+        "http2_connections",
+        "http2_faults",
+        "limit_refusals",
+        "local_replies",
+        "log_dropped",
+        "unexpected_errors",
+    )
 
     def __init__(self) -> None:
         self.downstream_connections = 0
+        self.http2_connections = 0
+        self.http2_faults: Counter[str] = Counter()  # connections ended for what the client did, by error code
         self.local_replies: Counter[str] = Counter()
         self.limit_refusals: Counter[str] = Counter()
         self.log_dropped = 0

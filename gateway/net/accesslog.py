@@ -43,7 +43,7 @@ MAX_BYTES = 64 * 1024 * 1024
 # orjson of a dictionary took 2.3 µs a line, this 1.2; keeping the values for later cost more than doing it at once.
 _LINE = (
     b'{"time":"%b.%03dZ","method":"%b","host":"%b","path":"%b","status":%d,"bytes":%d,"duration":%.6f,"revision":"%b",'
-    b'"endpoint":"%b","flag":"%b","requestId":%b,"userAgent":%b,"client":"%b"}\n'
+    b'"endpoint":"%b","flag":"%b","requestId":%b,"userAgent":%b,"client":"%b","protocol":"%b"}\n'
 )
 
 
@@ -94,6 +94,7 @@ class AccessLog:
         request_id: bytes,
         user_agent: bytes,
         peer: bytes,
+        protocol: bytes,
     ) -> None:
         """Log a request; only where `enabled`. `started` is on perf_counter's clock; `endpoint` b"": none took part.
 
@@ -125,6 +126,7 @@ class AccessLog:
                 _string(request_id),
                 _string(user_agent),
                 peer,
+                protocol,
             )
         )
         if len(lines) == FLUSH_AT and not self._unwritten:

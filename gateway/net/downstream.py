@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.core.bodylimits import BodyRate, CountedReader, too_large
 from gateway.core.fields import Peer
+from gateway.core.frames import PREFACE
 from gateway.core.http1 import (
     REASONS,
     ResponseHead,
@@ -38,6 +39,7 @@ from gateway.core.http1 import (
     serialise_response,
 )
 from gateway.errors import BodyTooSlow, GatewayError, HeadTimeout, Overloaded, ProtocolError, TooManyConnections
+from gateway.net.downstream2 import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from gateway.core.http1 import BodyReader, RequestHead
     from gateway.core.traffic import WorkerTraffic
 
-__all__ = ["Downstream", "Listener", "RequestSink"]
+__all__ = ["Downstream", "Listener", "RequestSink", "Responder"]
 
 LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout
 MAX_PIPELINED = 64 * 1024
@@ -83,6 +85,53 @@ class RequestSink(Protocol):
         """The exchange's clocks, looked at; when to look again, infinity if it will say so itself."""
 
 
+class Responder(Protocol):
+    """A request's connection, or its HTTP/2 stream, as its exchange sees it."""
+
+    cluster_local: bool
+    peer: Peer
+    protocol: bytes
+
+    def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
+        """Send the head of the final response. `hold`: content follows at once, so keep it for that write."""
+
+    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
+        """Send a response of known length and finish."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """Send a 1xx head, where the client's version has such."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the response's content; back-pressure comes as `pause_response`."""
+
+    def finish(self, trailers: list[bytes]) -> None:
+        """The response is complete. `trailers` are canonical lines, [] for none."""
+
+    def reply(self, status: int, text: str, extra: bytes = b"") -> int:
+        """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
+
+    def reset(self) -> None:
+        """End a response that can't be completed, in a way no client takes for its end."""
+
+    def switch(self, head: ResponseHead) -> None:
+        """Send a 101 and be a tunnel from here on; only for a request that asked for an upgrade."""
+
+    def write_end(self) -> None:
+        """Pass on the endpoint's end of file in a tunnel."""
+
+    def close_tunnel(self) -> None:
+        """Both sides of the tunnel are done: close once what was written has gone out."""
+
+    def pause(self) -> None:
+        """Take no more of the request until `resume`."""
+
+    def resume(self) -> None:
+        """Read on after `pause`."""
+
+    def set_deadline(self, when: float) -> None:
+        """Have the exchange's `on_deadline` called at `when`."""
+
+
 class Listener:
     """What the connections of one listening address share. `begin` starts an exchange, `refused` is told of a request
     that never became one; its head is None if it has none that could be read."""
@@ -103,8 +152,8 @@ class Listener:
 
     def __init__(
         self,
-        begin: Callable[[Downstream, RequestHead], RequestSink | None],
-        refused: Callable[[Downstream, GatewayError, RequestHead | None], None],
+        begin: Callable[[Responder, RequestHead], RequestSink | None],
+        refused: Callable[[Responder, GatewayError, RequestHead | None], None],
         *,
         cluster_local: bool,
         limits: Limits,
@@ -120,7 +169,7 @@ class Listener:
         self.keep_alive_timeout = limits.keep_alive_timeout
         self.clients = clients
         self.traffic = traffic
-        self.connections: set[Downstream] = set()
+        self.connections: set[Downstream | Connection] = set()
         self.draining = False
 
     def protocol(self) -> Downstream:
@@ -132,6 +181,12 @@ class Listener:
         self.draining = True
         for connection in list(self.connections):
             connection.drain()
+
+
+def _negotiated_http2(transport: asyncio.BaseTransport) -> bool:
+    """Whether the client chose HTTP/2 by ALPN."""
+    tls = transport.get_extra_info("ssl_object")
+    return tls is not None and tls.selected_alpn_protocol() == "h2"
 
 
 class Phase(IntEnum):
@@ -149,6 +204,8 @@ _HEAD, _BODY, _PENDING, _TUNNEL, _LINGER, _CLOSED = Phase
 
 class Downstream(asyncio.Protocol):
     """See the module. Everything is called on the loop's thread."""
+
+    protocol = b"HTTP/1.1"
 
     __slots__ = (
         "_body",
@@ -217,6 +274,8 @@ class Downstream(asyncio.Protocol):
         elif total > limit:
             message = f"This gateway has all the {limit} connections it may have."
             self._turn_away(Overloaded(message), total - limit, limit)
+        elif _negotiated_http2(transport):
+            self._go_on_as_http2(b"")
         else:
             self.set_deadline(listener.loop.time() + listener.keep_alive_timeout)
 
@@ -292,7 +351,11 @@ class Downstream(asyncio.Protocol):
                 try:
                     head = parse_request(data, 0, self._listener.head_limits)
                 except ProtocolError as error:
-                    self._refuse(error)
+                    # HTTP/2's preface reads as a request of that version; it counts as the first thing said only.
+                    if not self._method and data.startswith(PREFACE[:18]):
+                        self._go_on_as_http2(data)
+                    else:
+                        self._refuse(error)
                     return
                 if head is None:
                     self._await_head(data)
@@ -304,6 +367,17 @@ class Downstream(asyncio.Protocol):
                 data, self._buffer = self._buffer, b""
         finally:
             self._pumping = False
+
+    def _go_on_as_http2(self, data: bytes) -> None:
+        """The client speaks HTTP/2: `data` is what it has said so far."""
+        self._phase = _CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+        self._listener.connections.discard(self)
+        connection = Connection(self._listener, self._transport, self.peer)
+        self._transport.set_protocol(connection)
+        if data:
+            connection.data_received(data)
 
     def _await_head(self, data: bytes) -> None:
         if not self._buffer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.net.downstream import Downstream
+    from gateway.net.downstream import Responder
     from gateway.net.upstream import Upstream
 
 __all__ = ["Tunnel"]
@@ -20,7 +20,7 @@ class Tunnel:
 
     __slots__ = ("_client_ended", "_downstream", "_endpoint_ended", "_upstream")
 
-    def __init__(self, downstream: Downstream, upstream: Upstream) -> None:
+    def __init__(self, downstream: Responder, upstream: Upstream) -> None:
         self._downstream = downstream
         self._upstream = upstream
         self._client_ended = False

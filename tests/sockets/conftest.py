@@ -29,6 +29,7 @@ from gateway.core.traffic import WorkerTraffic
 from gateway.exchange import Exchanges
 from gateway.net.accesslog import AccessLog
 from gateway.net.downstream import Listener
+from gateway.net.downstream2 import Connection
 from gateway.net.pool import Pools
 from gateway.reporter import Reporter
 
@@ -131,7 +132,7 @@ class Gateway:
 
     async def close(self) -> None:
         for connection in list(self.listener.connections):
-            connection.reset()
+            connection.abort() if isinstance(connection, Connection) else connection.reset()
         await self.idle()
         for server in self.servers:
             server.close()

@@ -30,7 +30,7 @@ async def main(path, name):
     log = AccessLog(path, WorkerTraffic(), max_bytes=200_000)
     for number in range(400):
         for _ in range(20):
-            log.add(0.0, 0.0, b"GET", name, b"/%d" % number, 200, 0, b"", b"", "", b"", b"", b"")
+            log.add(0.0, 0.0, b"GET", name, b"/%d" % number, 200, 0, b"", b"", "", b"", b"", b"", b"HTTP/1.1")
         log.flush()
     log.close()
 
@@ -39,7 +39,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2].encode()))
 
 
 def write(log: AccessLog, target: bytes) -> None:
-    log.add(0.0, 0.0, b"GET", b"host", target, 200, 0, b"", b"", "", b"", b"", b"")
+    log.add(0.0, 0.0, b"GET", b"host", target, 200, 0, b"", b"", "", b"", b"", b"", b"HTTP/1.1")
     log.flush()
 
 
