@@ -30,7 +30,7 @@ import click
 import uvloop
 from aiohttp import web
 
-from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_address
+from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_address, parse_network
 from gateway.net.accesslog import open_log
 from gateway.net.admin import Admin
 from gateway.options import GroupedCommand, limit_options
@@ -288,6 +288,13 @@ class _Seat:
 )
 @click.option("--drain-grace", default=30.0, help="Seconds that requests in flight get to finish at a stop.")
 @click.option("--exit-with-parent", is_flag=True, help="End at once when standard input ends.")
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="NETWORK",
+    help="A peer that is believed about X-Forwarded-* and Forwarded, like 10.0.0.0/8. Repeatable.",
+)
 @limit_options
 def main(
     *,
@@ -301,6 +308,7 @@ def main(
     snapshot_file: Path | None,
     drain_grace: float,
     exit_with_parent: bool,
+    trusted_proxies: tuple[str, ...],
     **limits: Any,
 ) -> None:
     """Carry HTTP requests to the services that the controller's feed names."""
@@ -316,6 +324,7 @@ def main(
             snapshot_file=snapshot_file,
             drain_grace=drain_grace,
             limits=Limits(**limits),
+            trusted_proxies=tuple(map(parse_network, trusted_proxies)),
         )
     except ConfigError as error:
         print(f"gateway: {error}", file=sys.stderr)

@@ -12,13 +12,26 @@ connections per client, requests per connection.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from ipaddress import ip_network
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-__all__ = ["Address", "ConfigError", "GatewayConfig", "Limits", "parse_address", "parse_config", "serialise_config"]
+if TYPE_CHECKING:
+    from gateway.core.proxies import Network
+
+__all__ = [
+    "Address",
+    "ConfigError",
+    "GatewayConfig",
+    "Limits",
+    "parse_address",
+    "parse_config",
+    "parse_network",
+    "serialise_config",
+]
 
 
 class ConfigError(ValueError):
@@ -101,7 +114,8 @@ _LEAST = {
 class GatewayConfig:
     """`listen` is for external hosts, `cluster_local_listen` for cluster-local ones, `admin_listen` for /healthz,
     /readyz and /metrics. `access_log` is a file, "-" for standard output, "" for none.
-    `drain_grace`: seconds that requests in flight get to finish at a stop."""
+    `drain_grace`: seconds that requests in flight get to finish at a stop. `trusted_proxies`: peers that are believed
+    about where requests come from."""
 
     feed_url: str
     feed_token_file: Path
@@ -113,6 +127,7 @@ class GatewayConfig:
     snapshot_file: Path | None = None
     drain_grace: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    trusted_proxies: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
@@ -131,9 +146,19 @@ def parse_address(text: str) -> Address:
     return Address(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
 
 
+def parse_network(text: str) -> Network:
+    """An address, or a network in CIDR notation. Raises ConfigError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no network; it should be like 10.0.0.0/8, 2001:db8::/32 or 127.0.0.1."
+        ) from None
+
+
 def serialise_config(config: GatewayConfig) -> bytes:
     """JSON that `parse_config` reads back to an equal config: how a worker process gets it."""
-    return orjson.dumps(asdict(config), default=str)  # addresses and paths as a person would write them
+    return orjson.dumps(asdict(config), default=str)  # addresses, networks and paths as a person would write them
 
 
 def parse_config(text: bytes) -> GatewayConfig:
@@ -143,5 +168,6 @@ def parse_config(text: bytes) -> GatewayConfig:
         body[name] = parse_address(body[name])
     body["feed_token_file"] = Path(body["feed_token_file"])
     body["snapshot_file"] = None if body["snapshot_file"] is None else Path(body["snapshot_file"])
+    body["trusted_proxies"] = tuple(map(parse_network, body["trusted_proxies"]))
     body["limits"] = Limits(**body["limits"])
     return GatewayConfig(**body)

@@ -32,7 +32,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.deadlines import Deadlines
-from gateway.core.fields import request_head
+from gateway.core.fields import client_address, request_head
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import (
     GatewayError,
@@ -176,14 +176,15 @@ class Exchanges:
         self.traffic.limit_refusals[error.limit] += 1
         if self.access_log.enabled:
             now = perf_counter()
-            status, flag, peer = error.status, error.response_flag, downstream.peer.address
+            status, flag, client = error.status, error.response_flag, downstream.peer.address
             method, host, target, agent, request_id = b"", b"", b"", b"", b""
             if head is not None:
                 method, host, target = head.method, head.host or b"", head.target
                 agent, request_id = head.user_agent, head.request_id
+                client = client_address(head, downstream.peer)
             protocol = downstream.protocol
             self.access_log.add(
-                now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, peer, protocol
+                now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, client, protocol
             )
 
     def report_bug(self) -> None:
@@ -576,6 +577,7 @@ class Exchange:
             served.traffic.observe(self._status, duration)
         if shared.access_log.enabled:
             head = self._head
+            peer = self._downstream.peer
             shared.access_log.add(
                 self._started,
                 duration,
@@ -589,6 +591,6 @@ class Exchange:
                 self._flag,
                 self._request_id or head.request_id,
                 head.user_agent,
-                self._downstream.peer.address,
+                client_address(head, peer) if peer.is_trusted else peer.address,
                 self._downstream.protocol if head.persistent else b"HTTP/1.0",
             )

@@ -33,6 +33,7 @@ from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
 from gateway.contract import ContractError
 from gateway.core.clients import ClientCounts
+from gateway.core.proxies import TrustedProxies
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import Family, WorkerTraffic, revision_families
 from gateway.exchange import Exchanges
@@ -93,6 +94,7 @@ class Worker:
         self._config = config
         self._index = index
         self.traffic = WorkerTraffic()
+        self.proxies = TrustedProxies(config.trusted_proxies)
         self.clients = ClientCounts(config.limits.max_connections_per_client)
         self.activator = Activator(
             queue_limit=config.limits.queue_limit,
@@ -132,6 +134,7 @@ class Worker:
             cluster_local=cluster_local,
             limits=self._config.limits,
             clients=self.clients,
+            proxies=self.proxies,
             traffic=self.traffic,
         )
 

@@ -16,7 +16,7 @@ from controller.embedded.__main__ import UpOptions
 from controller.embedded.__main__ import run as run_up
 from controller.manifests import ManifestError, kind_of, read_manifests
 from controller.paths import default_data_dir
-from gateway.config import Address, ConfigError, parse_address
+from gateway.config import Address, ConfigError, parse_address, parse_network
 from gateway.options import limit_arguments
 
 __all__ = ["controller", "up"]
@@ -45,6 +45,13 @@ def _domain(_context: click.Context, _parameter: click.Parameter, value: str) ->
     if not _DOMAIN.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not a domain name in lower case, e.g. localhost or example.com")
     return value
+
+
+def _trusted_proxies(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(f"--trusted-proxy={parse_network(value)}" for value in values)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _gateway_limits(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -97,6 +104,14 @@ def _gateway_limits(_context: click.Context, _parameter: click.Parameter, values
     help="What to run for a container that has an image but no command. Repeatable.",
 )
 @click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="NETWORK",
+    callback=_trusted_proxies,
+    help="Who is believed about X-Forwarded-* and Forwarded: 127.0.0.1 for a proxy on this machine. Repeatable.",
+)
+@click.option(
     "--gateway-limit",
     "gateway_limits",
     multiple=True,
@@ -111,6 +126,7 @@ def up(
     workers: int,
     domain: str,
     images: Images,
+    trusted_proxies: tuple[str, ...],
     gateway_limits: tuple[str, ...],
 ) -> None:
     """Run the whole platform on this machine, until Ctrl-C.
@@ -135,7 +151,7 @@ def up(
         workers=workers,
         domain=domain,
         images=images,
-        gateway_arguments=gateway_limits,
+        gateway_arguments=(*trusted_proxies, *gateway_limits),
     )
     raise click.exceptions.Exit(run_up(options))
 

@@ -6,12 +6,23 @@ Theory of operation
 together in one buffer: Host (the client's, unless the rule rewrites it), the client's end-to-end lines, the rule's
 fields with *set* semantics, and what a proxy says about itself:
 
-- `X-Forwarded-For` is appended to (each hop adds the peer it saw); `X-Forwarded-Proto` and `X-Forwarded-Host` are set,
-  because an edge does not believe a client about them.
-- `Forwarded` (RFC 7239), if the client sent none, is made from those three, as Knative's queue-proxy does:
-  `for=<first>;host=<h>;proto=<p>`, then `, for=<next>` for each further hop.
+- `X-Forwarded-For` is appended to: each hop adds the peer it saw. `X-Forwarded-Proto` and `X-Forwarded-Host` are set.
+- `Forwarded` (RFC 7239) is made from those three, as Knative's queue-proxy does: `for=<first>;host=<h>;proto=<p>`, then
+  `, for=<next>` for each further hop.
 - `X-Request-Id` is kept if present, else made by the worker.
+- `traceparent` and `tracestate` pass as they are, several lines and all.
 - Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid.
+
+What a peer says about earlier hops is believed if it is a trusted proxy (`--trusted-proxy`): its X-Forwarded-Proto and
+-Host stay, its Forwarded is appended to (and stands in for an X-Forwarded-For that it did not send), and the access log
+names the client that the chain leads to. For any other peer Proto and Host are this connection's, Forwarded is written
+anew, and its X-Forwarded-For
+
+- is dropped where trusted proxies have been named: somebody has then said where the edge is, and it is not the peer
+  (Caddy and Traefik do so, nginx with `$remote_addr`);
+- is kept and appended to where none have been (Envoy with `use_remote_address`, nginx's `$proxy_add_x_forwarded_for`,
+  Knative's ingresses): behind a load balancer that nobody told us about, applications still find their clients. Only
+  the last address is then known to be true.
 """
 
 from __future__ import annotations
@@ -19,12 +30,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.core.http1 import without
+from gateway.core.proxies import NO_PROXIES, nodes_of
 
 if TYPE_CHECKING:
     from gateway.contract import Fields
     from gateway.core.http1 import RequestHead
+    from gateway.core.proxies import TrustedProxies
 
-__all__ = ["Additions", "Peer", "forwarded", "normalise_host", "request_head"]
+__all__ = ["Additions", "Peer", "client_address", "forwarded", "normalise_host", "request_head", "scheme"]
 
 
 def normalise_host(host: bytes) -> bytes:
@@ -35,13 +48,16 @@ def normalise_host(host: bytes) -> bytes:
 
 
 class Peer:
-    """Who is at the other end of a downstream connection, ready to be written into heads."""
+    """Who is at the other end of a downstream connection, ready to be written into heads. `proto` is the connection's:
+    http or https."""
 
-    __slots__ = ("_before_host", "_host", "_lines", "address", "proto")
+    __slots__ = ("_before_host", "_host", "_lines", "address", "is_trusted", "proto", "proxies")
 
-    def __init__(self, address: bytes, proto: bytes) -> None:
+    def __init__(self, address: bytes, proto: bytes, proxies: TrustedProxies = NO_PROXIES) -> None:
         self.address = address
         self.proto = proto
+        self.proxies = proxies
+        self.is_trusted = proxies.trusts(address)
         self._before_host = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
             address,
             proto,
@@ -118,11 +134,43 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
 
 
 def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[bytes, ...]:
-    chain = others.get(b"x-forwarded-for")
-    chain = peer.address if chain is None else chain + b", " + peer.address
-    value = others.get(b"forwarded") or forwarded(chain, host, peer.proto)
-    lines = (b"x-forwarded-for: " + chain, b"x-forwarded-proto: " + peer.proto, b"x-forwarded-host: " + host)
+    proto, earlier, forwarded_before = peer.proto, others.get(b"x-forwarded-for"), None
+    if peer.is_trusted:
+        proto = _told_proto(others) or proto
+        host = others.get(b"x-forwarded-host") or host
+        forwarded_before = others.get(b"forwarded")
+        if not earlier and forwarded_before:
+            earlier = nodes_of(forwarded_before)
+    elif peer.proxies:
+        earlier = None
+    chain = earlier + b", " + peer.address if earlier else peer.address
+    if forwarded_before:
+        value = forwarded_before + b", for=" + _node(peer.address)
+    else:
+        value = forwarded(chain, host, proto)
+    lines = (b"x-forwarded-for: " + chain, b"x-forwarded-proto: " + proto, b"x-forwarded-host: " + host)
     return tuple(line + b"\r\n" for line in (*lines, b"forwarded: " + value))
+
+
+def _told_proto(others: dict[bytes, bytes]) -> bytes | None:
+    """What a trusted proxy says that the client spoke, if it says one of the two things that can be."""
+    told = others.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
+    return told if told in (b"http", b"https") else None
+
+
+def scheme(head: RequestHead, peer: Peer) -> bytes:
+    """http or https: what the client spoke, as far as we know or believe."""
+    if not peer.is_trusted or head.others is None:
+        return peer.proto
+    return _told_proto(head.others) or peer.proto
+
+
+def client_address(head: RequestHead, peer: Peer) -> bytes:
+    """The address of the client, as far as we know or believe."""
+    if not peer.is_trusted or head.others is None:
+        return peer.address
+    chain = head.others.get(b"x-forwarded-for") or nodes_of(head.others.get(b"forwarded", b""))
+    return peer.proxies.client(chain, peer.address)
 
 
 def forwarded(chain: bytes, host: bytes, proto: bytes) -> bytes:

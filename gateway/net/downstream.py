@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.config import Limits
     from gateway.core.clients import ClientCounts
     from gateway.core.http1 import BodyReader, RequestHead
+    from gateway.core.proxies import TrustedProxies
     from gateway.core.traffic import WorkerTraffic
 
 __all__ = ["Downstream", "Listener", "RequestSink", "Responder"]
@@ -146,6 +147,7 @@ class Listener:
         "keep_alive_timeout",
         "limits",
         "loop",
+        "proxies",
         "refused",
         "traffic",
     )
@@ -158,6 +160,7 @@ class Listener:
         cluster_local: bool,
         limits: Limits,
         clients: ClientCounts,
+        proxies: TrustedProxies,
         traffic: WorkerTraffic,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -168,6 +171,7 @@ class Listener:
         self.head_limits = head_limits(limits.max_request_line, limits.max_field_section, limits.max_fields)
         self.keep_alive_timeout = limits.keep_alive_timeout
         self.clients = clients
+        self.proxies = proxies
         self.traffic = traffic
         self.connections: set[Downstream | Connection] = set()
         self.draining = False
@@ -175,6 +179,22 @@ class Listener:
     def protocol(self) -> Downstream:
         """The protocol factory for `create_server`: one connection."""
         return Downstream(self)
+
+    def peer(self, transport: asyncio.BaseTransport, proto: bytes) -> Peer:
+        """Who is at the other end of a new connection."""
+        peername = transport.get_extra_info("peername")
+        return Peer(str(peername[0]).encode() if peername else b"unknown", proto, self.proxies)
+
+    def enter(self, peer: Peer) -> int:
+        """A connection more; by how many its client has too many, if that is limited. Trusted proxies are not: their
+        connections are those of many clients."""
+        clients = self.clients
+        return clients.enter(peer.address.decode()) - clients.limit if clients.limit and not peer.is_trusted else 0
+
+    def leave(self, peer: Peer) -> None:
+        """A connection less."""
+        if self.clients.limit and not peer.is_trusted:
+            self.clients.leave(peer.address.decode())
 
     def drain(self) -> None:
         """Close the connections that wait for a request; the others close after their response."""
@@ -261,16 +281,15 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self._listener
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
-        peername = transport.get_extra_info("peername")
-        self.peer = Peer(str(peername[0]).encode() if peername else b"unknown", b"http")
+        self.peer = listener.peer(transport, b"http")
         listener.connections.add(self)
         listener.traffic.downstream_connections += 1
         total, limit = listener.traffic.downstream_connections, listener.limits.max_connections
-        per_client = listener.clients.limit
-        count = listener.clients.enter(self.peer.address.decode()) if per_client else 0
-        if count > per_client:
+        over = listener.enter(self.peer)
+        if over > 0:
+            per_client = listener.clients.limit
             message = f"Your address has all the {per_client} connections it may have here."
-            self._turn_away(TooManyConnections(message), count - per_client, per_client)
+            self._turn_away(TooManyConnections(message), over, per_client)
         elif total > limit:
             message = f"This gateway has all the {limit} connections it may have."
             self._turn_away(Overloaded(message), total - limit, limit)
@@ -317,8 +336,7 @@ class Downstream(asyncio.Protocol):
         listener = self._listener
         listener.connections.discard(self)
         listener.traffic.downstream_connections -= 1
-        if listener.clients.limit:
-            listener.clients.leave(self.peer.address.decode())
+        listener.leave(self.peer)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

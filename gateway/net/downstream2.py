@@ -333,8 +333,7 @@ class Connection(asyncio.Protocol):
         listener.connections.discard(self)
         listener.traffic.downstream_connections -= 1
         listener.traffic.http2_connections -= 1
-        if listener.clients.limit:
-            listener.clients.leave(self.peer.address.decode())
+        listener.leave(self.peer)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

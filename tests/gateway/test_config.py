@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.__main__ import main
-from gateway.config import ConfigError, Limits
+from gateway.config import ConfigError, Limits, parse_network
 from gateway.options import limit_arguments
 
 NAMES = [one.name for one in fields(Limits)]
@@ -68,3 +68,10 @@ def test_names_and_values_that_cannot_work(pair: str, words: str) -> None:
     """Said before anything is started."""
     with pytest.raises(ConfigError, match=words):
         limit_arguments([pair])
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1/8", "10.0.0.0/33", "localhost", "10.0.0.0-10.0.0.9"])
+def test_bad_networks(text: str) -> None:
+    """One sentence that shows what would be right."""
+    with pytest.raises(ConfigError, match=r"like 10\.0\.0\.0/8"):
+        parse_network(text)

@@ -17,7 +17,16 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_address, parse_config, serialise_config
+from gateway.config import (
+    Address,
+    ConfigError,
+    GatewayConfig,
+    Limits,
+    parse_address,
+    parse_config,
+    parse_network,
+    serialise_config,
+)
 from gateway.contract import (
     FEED_PATH,
     Endpoint,
@@ -269,6 +278,7 @@ def test_a_worker_reads_what_its_parent_wrote() -> None:
         workers=3,
         snapshot_file=Path("snapshot"),
         limits=Limits(max_body=5, queue_timeout=1.5),
+        trusted_proxies=(parse_network("10.0.0.0/8"), parse_network("::1")),
     )
     assert parse_config(serialise_config(config)) == config
 

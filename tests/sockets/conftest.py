@@ -24,6 +24,7 @@ from gateway.contract import (
     apply,
 )
 from gateway.core.clients import ClientCounts
+from gateway.core.proxies import TrustedProxies
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import WorkerTraffic
 from gateway.exchange import Exchanges
@@ -35,6 +36,7 @@ from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from ipaddress import IPv4Network
     from pathlib import Path
 
     Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -51,7 +53,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 class Gateway:
     """The objects of a worker, without feed and processes."""
 
-    def __init__(self, log: Path, limits: Limits) -> None:
+    def __init__(self, log: Path, limits: Limits, proxies: tuple[IPv4Network, ...] = ()) -> None:
         self.log = log
         self.traffic = WorkerTraffic()
         self.activator = Activator(
@@ -78,6 +80,7 @@ class Gateway:
             cluster_local=False,
             limits=limits,
             clients=ClientCounts(limits.max_connections_per_client),
+            proxies=TrustedProxies(proxies),
             traffic=self.traffic,
         )
         self.servers: list[asyncio.AbstractServer] = []
@@ -156,8 +159,16 @@ def gateway_limits() -> Limits:
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path, gateway_limits: Limits) -> AsyncIterator[Gateway]:
-    gateway = Gateway(tmp_path / "access.log", gateway_limits)
+def trusted_proxies() -> tuple[IPv4Network, ...]:
+    """Likewise."""
+    return ()
+
+
+@pytest.fixture
+async def gateway(
+    tmp_path: Path, gateway_limits: Limits, trusted_proxies: tuple[IPv4Network, ...]
+) -> AsyncIterator[Gateway]:
+    gateway = Gateway(tmp_path / "access.log", gateway_limits, trusted_proxies)
     await gateway.start()
     yield gateway
     await gateway.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
-from gateway.core.fields import Additions, Peer, forwarded, normalise_host, request_head
+from gateway.core.fields import Additions, Peer, client_address, forwarded, normalise_host, request_head, scheme
 from gateway.core.http1 import parse_request
+from gateway.core.proxies import TrustedProxies
 
 
 @pytest.mark.parametrize(
@@ -32,15 +35,30 @@ def test_normalise_host(host: bytes, name: bytes) -> None:
     assert normalise_host(host) == name
 
 
+EDGE = TrustedProxies([ip_network("10.0.0.0/8")])
+
+
 def sent(
-    *lines: bytes, additions: Additions | None = None, host: bytes = b"a.b", request_id: bytes = b""
+    *lines: bytes,
+    additions: Additions | None = None,
+    host: bytes = b"a.b",
+    request_id: bytes = b"",
+    peer: Peer | None = None,
 ) -> list[bytes]:
     head = parse_request(b"\r\n".join([b"GET /x HTTP/1.1", b"Host: a.b", *lines]) + b"\r\n\r\n")
     assert head is not None
-    out = request_head(head, host, additions or Additions(), Peer(b"10.0.0.9", b"http"), request_id)
+    out = request_head(head, host, additions or Additions(), peer or Peer(b"10.0.0.9", b"http"), request_id)
     assert out.endswith(b"\r\n\r\n")
     assert parse_request(out) is not None
     return out[:-4].split(b"\r\n")
+
+
+def about(peer: Peer, *lines: bytes) -> dict[bytes, bytes]:
+    """What the endpoint is told about earlier hops."""
+    pairs = [line.partition(b": ")[::2] for line in sent(*lines, peer=peer)[2:]]
+    told = {name.lower(): value for name, value in pairs if b"forwarded" in name.lower()}
+    assert len(told) == len(pairs)
+    return told
 
 
 def test_a_plain_request() -> None:
@@ -57,15 +75,114 @@ def test_a_plain_request() -> None:
     ]
 
 
-def test_a_chain_of_proxies() -> None:
-    """X-Forwarded-For grows; Proto and Host are ours, whatever the client says; an existing Forwarded stays."""
-    lines = sent(
-        b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: evil", b"Forwarded: for=x"
+TOLD = (b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: c.d", b"Forwarded: for=x;host=y")
+
+
+def test_a_peer_where_no_proxy_is_trusted() -> None:
+    """X-Forwarded-For grows, as at Knative's ingresses; all else is what we see ourselves."""
+    assert about(Peer(b"10.0.0.9", b"http"), *TOLD) == {
+        b"x-forwarded-for": b"1.1.1.1, 10.0.0.9",
+        b"x-forwarded-proto": b"http",
+        b"x-forwarded-host": b"a.b",
+        b"forwarded": b"for=1.1.1.1;host=a.b;proto=http, for=10.0.0.9",
+    }
+
+
+def test_a_peer_that_is_not_one_of_the_trusted_proxies() -> None:
+    """Nothing of what it says is believed."""
+    assert about(Peer(b"11.0.0.9", b"http", EDGE), *TOLD) == {
+        b"x-forwarded-for": b"11.0.0.9",
+        b"x-forwarded-proto": b"http",
+        b"x-forwarded-host": b"a.b",
+        b"forwarded": b"for=11.0.0.9;host=a.b;proto=http",
+    }
+
+
+def test_a_trusted_proxy() -> None:
+    """What it says stays, and it is added itself."""
+    assert about(Peer(b"10.0.0.9", b"http", EDGE), *TOLD) == {
+        b"x-forwarded-for": b"1.1.1.1, 10.0.0.9",
+        b"x-forwarded-proto": b"https",
+        b"x-forwarded-host": b"c.d",
+        b"forwarded": b"for=x;host=y, for=10.0.0.9",
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (TOLD[:1], b"for=1.1.1.1;host=a.b;proto=http, for=10.0.0.9"),
+        (TOLD[:2], b"for=1.1.1.1;host=a.b;proto=https, for=10.0.0.9"),
+        (
+            (b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-For: ::1"),
+            b'for=1.1.1.1;host=a.b;proto=http, for="[::1]", for=10.0.0.9',
+        ),
+        ((b"X-Forwarded-Proto: ftp",), b"for=10.0.0.9;host=a.b;proto=http"),
+        ((b"X-Forwarded-For:",), b"for=10.0.0.9;host=a.b;proto=http"),
+        ((), b"for=10.0.0.9;proto=http;host=a.b"),
+    ],
+)
+def test_what_a_trusted_proxy_leaves_out(lines: tuple[bytes, ...], told: bytes) -> None:
+    """Forwarded is made of what there is; a scheme that can't be is none."""
+    assert about(Peer(b"10.0.0.9", b"http", EDGE), *lines)[b"forwarded"] == told
+
+
+def test_a_trusted_proxy_that_only_knows_forwarded() -> None:
+    """Its nodes become X-Forwarded-For."""
+    told = about(Peer(b"10.0.0.9", b"http", EDGE), b'Forwarded: for=1.1.1.1;proto=https, For="[::1]:80"')
+    assert told[b"x-forwarded-for"] == b"1.1.1.1, [::1]:80, 10.0.0.9"
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "address", "proto"),
+    [
+        (b"10.0.0.9", TOLD, b"1.1.1.1", b"https"),
+        (b"11.0.0.9", TOLD, b"11.0.0.9", b"http"),
+        (b"10.0.0.9", (), b"10.0.0.9", b"http"),
+        (b"10.0.0.9", (b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 10.1.1.1",), b"2.2.2.2", b"http"),
+        (b"10.0.0.9", (b'Forwarded: for="[2001:db8::1]:80";proto=https',), b"2001:db8::1", b"http"),
+    ],
+)
+def test_the_client_by_what_is_believed(peer: bytes, lines: tuple[bytes, ...], address: bytes, proto: bytes) -> None:
+    """For the access log and for redirects to https."""
+    head = parse_request(b"\r\n".join([b"GET /x HTTP/1.1", b"Host: a.b", *lines]) + b"\r\n\r\n")
+    assert head is not None
+    assert client_address(head, Peer(peer, b"http", EDGE)) == address
+    assert scheme(head, Peer(peer, b"http", EDGE)) == proto
+
+
+def test_a_client_cannot_have_the_chain_dropped() -> None:
+    """By naming it in Connection (RFC 9110 section 7.6.1)."""
+    told = about(Peer(b"11.0.0.9", b"http", EDGE), b"Connection: x-forwarded-for, forwarded", *TOLD)
+    assert told[b"x-forwarded-for"] == b"11.0.0.9"
+
+
+def test_trace_context_passes_untouched() -> None:
+    """W3C Trace Context: both fields, and tracestate in several lines."""
+    lines = (
+        b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        b"tracestate: a=1",
+        b"tracestate: b=2",
     )
-    assert b"x-forwarded-for: 1.1.1.1, 10.0.0.9" in lines
-    assert b"x-forwarded-proto: http" in lines
-    assert b"x-forwarded-host: a.b" in lines
-    assert b"forwarded: for=x" in lines
+    assert sent(*lines)[2:5] == list(lines)
+
+
+def test_knatives_internal_fields_are_not_trusted_from_outside() -> None:
+    """They never reach an endpoint; the tag, which a client may choose, does."""
+    internal = (
+        b"Knative-Serving-Namespace: other",
+        b"Knative-Serving-Revision: other",
+        b"Knative-Serving-Default-Route: true",
+        b"Knative-Direct-Lb: true",
+        b"K-Proxy-Request: activator",
+        b"K-Original-Host: other",
+        b"K-Passthrough-Lb: true",
+        b"K-Kubelet-Probe: x",
+        b"K-Network-Probe: queue",
+        b"K-Network-Hash: override",
+    )
+    lines = sent(*internal, b"Knative-Serving-Tag: blue")
+    assert [line for line in lines if line.lower().startswith((b"k-", b"knative-"))] == [b"Knative-Serving-Tag: blue"]
 
 
 def test_additions_are_set_not_added() -> None:
