@@ -1,13 +1,15 @@
 # One image for both planes. `docker build -t zerogate .`, then
 #   docker run zerogate gateway --help
 #   docker run zerogate controller --help
-FROM python:3.13-slim AS build
+# The full image has a compiler, for the codec.
+FROM python:3.13 AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY gateway gateway
 COPY controller controller
 COPY deploy deploy
-RUN python -m venv /opt/zerogate && /opt/zerogate/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/zerogate && /opt/zerogate/bin/pip install --no-cache-dir . \
+ && cd / && /opt/zerogate/bin/python -c "import gateway.core._http1"
 
 FROM python:3.13-slim
 COPY --from=build /opt/zerogate /opt/zerogate

@@ -19,13 +19,17 @@ check: $(VENV)/installed-test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+# What an editable install does not follow by itself: dependencies and the compiled codec.
+BUILT := pyproject.toml setup.py gateway/core/_http1.c
+
+$(VENV)/installed: $(BUILT) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed-test: $(BUILT) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test,load]'
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist *.egg-info
+	rm -f gateway/core/*.so

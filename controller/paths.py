@@ -23,7 +23,5 @@ def admin_port_path(data_dir: Path) -> Path:
 
 
 def deploy_dir() -> Path:
-    """The CRDs and default ConfigMaps: inside the installed package, or deploy/ of a checkout."""
-    package = Path(__file__).parent
-    installed = package / "deploy"
-    return installed if installed.is_dir() else package.parent / "deploy"
+    """The CRDs and default ConfigMaps, as installed beside this module; in a checkout these are links to deploy/."""
+    return Path(__file__).parent / "deploy"

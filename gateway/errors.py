@@ -90,9 +90,11 @@ class ExpectationFailed(ProtocolError):
 
 
 class MethodRefused(ProtocolError):
-    """CONNECT and TRACE: a gateway in front of services has no use for either, an attacker has."""
+    """CONNECT and TRACE: a gateway in front of services has no use for either, an attacker has.
 
-    status = 405
+    501 and not 405, which would have to list what the target allows (RFC 9110 sections 9.1 and 15.5.6)."""
+
+    status = 501
 
 
 class VersionRefused(ProtocolError):

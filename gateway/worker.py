@@ -33,6 +33,7 @@ from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
 from gateway.contract import ContractError
 from gateway.core.clients import ClientCounts
+from gateway.core.http1 import CODEC
 from gateway.core.proxies import TrustedProxies
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import Family, WorkerTraffic, revision_families
@@ -233,6 +234,7 @@ class Worker:
                 "zerogate_gateway_limit_refusals", "counter", "Clients that ran into a limit.", ("limit",), refusals
             ),
             Family("zerogate_gateway_http2_faults", "counter", "Connections ended, by error code.", ("code",), faults),
+            Family("zerogate_gateway_codec", "gauge", "Workers by HTTP/1.1 codec.", ("name",), {(CODEC.name,): (1.0,)}),
             Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
         ]
 

@@ -11,7 +11,8 @@ fields with *set* semantics, and what a proxy says about itself:
   `, for=<next>` for each further hop.
 - `X-Request-Id` is kept if present, else made by the worker.
 - `traceparent` and `tracestate` pass as they are, several lines and all.
-- Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid.
+- Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid, and of
+  `TE` only `trailers`.
 
 What a peer says about earlier hops is believed if it is a trusted proxy (`--trusted-proxy`): its X-Forwarded-Proto and
 -Host stay, its Forwarded is appended to (and stands in for an X-Forwarded-For that it did not send), and the access log
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.core.http1 import without
+from gateway.core.heads import without
 from gateway.core.proxies import NO_PROXIES, nodes_of
 
 if TYPE_CHECKING:
@@ -130,7 +131,17 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     upgrade = head.upgrade
     if upgrade is not None:
         return b"%bconnection: upgrade\r\nupgrade: %b\r\n" % (text, upgrade)
-    return text + b"expect: 100-continue\r\n" if b"expect" in others else text
+    if b"expect" in others:
+        text += b"expect: 100-continue\r\n"
+    if _takes_trailers(others.get(b"te", b"")):
+        text += b"te: trailers\r\nconnection: te\r\n"
+    return text
+
+
+def _takes_trailers(te: bytes) -> bool:
+    """Of TE only `trailers` holds beyond one hop, because trailers are passed on (RFC 9110 section 10.1.4); gRPC asks
+    for it."""
+    return any(part.partition(b";")[0].strip(b" \t").lower() == b"trailers" for part in te.split(b","))
 
 
 def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[bytes, ...]:

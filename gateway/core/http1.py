@@ -2,56 +2,63 @@
 
 Theory of operation
 -------------------
-A head is matched by one compiled expression that accepts only what we would write ourselves (`Name: value`, one space,
-no white space at either end), so one pass in C both validates the lines and makes them fit to be sent on: a line of
-`RequestHead.fields` is canonical by construction. Anything else takes the slow path, which either normalises a line
-(the white space RFC 9110 section 5.5 allows) or raises a ProtocolError that names the fault.
+This is the name others import; the codec is in two modules by topic, `heads` and `bodies`, both in Python. Three of
+their functions are called for each message and look at each of its bytes: `parse_request`, `parse_response` and
+`unchunk`. They have twins in C (`_http1.c`), which are used where the extension was built: it is optional, for an
+installation needs no compiler. The twins agree on every input, also on what is wrong with it (the same tests and the
+same fuzzer run on both, and one against the other), so which of them is in use shows in the cost of a request only.
+`CODEC` names it, and so does the metric `zerogate_gateway_codec`.
 
-Only a few fields mean something to a proxy (`_REQUEST_FIELDS`, `_RESPONSE_FIELDS`): each has a function that records it
-and says whether its line is dropped. The same expression takes the usual ones where they usually are (Host first, one
-User-Agent, one Content-Length in a response) and passes over lines that mean nothing here; from the first other field
-that does mean something, a search finds them one by one. Framing, Host and hop-by-hop fields are dropped here and
-written anew by the serialisers, so no ambiguous byte of a client's framing ever reaches an endpoint. Nothing is
-guessed: where the RFCs allow a leniency, we refuse. Two exceptions, a SHOULD and daily practice: one empty line before
-a request line, and `[ ] { } | ^` and the backtick bare in a target (browsers send them).
-
-Cost of a browser's head of 800 bytes and 16 fields: 3.0 µs, of them 2.3 the expression. A search over the whole head
-for the fields that matter made it 5.5, splitting it into lines and looking up every name 7.3.
-
-Bodies are read by `LengthReader`, `ChunkedReader` and `UntilCloseReader`: `feed(data, sink)` calls `sink.body` and
-`sink.end` and returns what follows the message, or None while there is more to come.
+ZEROGATE_PURE_PYTHON=1 in the environment has a process use the Python twins, for tests and benchmarks of them.
 """
 
 from __future__ import annotations
 
-import re
-from itertools import groupby
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from gateway.errors import (
-    BadRequest,
-    ExpectationFailed,
-    HeadTooLarge,
-    MethodRefused,
-    ProtocolError,
-    UpstreamProtocolError,
-    UriTooLong,
-    VersionRefused,
+from gateway.core import bodies, heads
+from gateway.core.bodies import (
+    NOT_IN_TRAILERS,
+    BodyReader,
+    BodySink,
+    ChunkedReader,
+    LengthReader,
+    UntilCloseReader,
+    serialise_chunk,
+    serialise_last_chunk,
 )
+from gateway.core.heads import (
+    DEFAULT_LIMITS,
+    MAX_FIELD_SECTION,
+    MAX_FIELDS,
+    MAX_REQUEST_LINE,
+    REASONS,
+    HeadLimits,
+    RequestHead,
+    ResponseHead,
+    head_limits,
+    serialise_response,
+)
+from gateway.errors import BadRequest, UpstreamProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from collections.abc import Set as AbstractSet
+    from gateway.core.bodies import Unchunk
 
 __all__ = [
+    "CODEC",
+    "COMPILED",
+    "DEFAULT_LIMITS",
     "MAX_FIELDS",
     "MAX_FIELD_SECTION",
     "MAX_REQUEST_LINE",
     "NOT_IN_TRAILERS",
+    "PYTHON",
     "REASONS",
     "BodyReader",
     "BodySink",
     "ChunkedReader",
+    "Codec",
     "HeadLimits",
     "LengthReader",
     "RequestHead",
@@ -65,749 +72,53 @@ __all__ = [
     "serialise_chunk",
     "serialise_last_chunk",
     "serialise_response",
-    "without",
 ]
 
-MAX_REQUEST_LINE: Final = 8 * 1024
-MAX_FIELD_SECTION: Final = 32 * 1024
-MAX_FIELDS: Final = 100
-# One line of chunk size and extensions. Nobody uses extensions; the bound is against a line without an end.
-_MAX_CHUNK_LINE: Final = 1024
-# Lengths are 64-bit signed wherever they end up (RFC 9112 section 6.3 leaves the bound to us).
-_MAX_LENGTH_DIGITS: Final = 18
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_VALUE = rb"[!-~\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ])"
-# RFC 3986 path and query, and the characters that browsers leave bare in a query. No fragment, quote, angle bracket
-# or backslash: some servers take the last for a slash.
-_TARGET = rb"/[!$%&'()*+,\-./0-9:;=?@A-Z\[\]^_`a-z{|}~]*+"
+class Codec(NamedTuple):
+    """The functions that have twins; see `heads` and `bodies` for what they do."""
 
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([^ ]++) HTTP/([0-9])\.([0-9])")
-_ORIGIN_FORM = re.compile(_TARGET)
-_ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*+)(.*+)")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
-_NAME = re.compile(_TOKEN)
-_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
-# Host names as Kubernetes and the DNS know them (and "_"), IPv4 and IPv6 literals; no sub-delims, no percent-encoding.
-_HOST = re.compile(rb"(?:[0-9A-Za-z_](?:[0-9A-Za-z._\-]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5}+)?")
-_TOKEN_LIST = re.compile(rb"[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+(?:,[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+)*+")
-# Faults that can be seen before a head is complete: waiting for the rest would only wait for a time-out.
-_HOPELESS = re.compile(rb"\x00|(?<!\r)\n|\r(?=[^\n])")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15}+)(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
-_CHUNK_LINE_START = re.compile(rb"[0-9A-Fa-f]{0,15}+(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?")
-
-REASONS: Final = {
-    101: b"Switching Protocols",
-    200: b"OK",
-    400: b"Bad Request",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    417: b"Expectation Failed",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
-}
-"""Reason phrases of the replies this gateway makes itself."""
+    name: str
+    parse_request: ParseRequest
+    parse_response: ParseResponse
+    unchunk: Unchunk
 
 
-class HeadLimits(NamedTuple):
-    """The largest request head that is read: bytes of its first line (without CR LF), bytes of its field lines (with
-    CR LF), number of field lines. A head of `unchecked` bytes or fewer breaks none of them. See `head_limits`."""
-
-    request_line: int
-    field_section: int
-    fields: int
-    unchecked: int
+class ParseRequest(Protocol):
+    def __call__(self, data: bytes, start: int = 0, limits: HeadLimits = DEFAULT_LIMITS, /) -> RequestHead | None: ...
 
 
-_SHORTEST_LINE = len(b"a: b\r\n")  # that the fast path takes
+class ParseResponse(Protocol):
+    def __call__(self, data: bytes, start: int = 0, limits: HeadLimits = DEFAULT_LIMITS, /) -> ResponseHead | None: ...
 
 
-def head_limits(
-    request_line: int = MAX_REQUEST_LINE, field_section: int = MAX_FIELD_SECTION, fields: int = MAX_FIELDS
-) -> HeadLimits:
-    """Limits as given; the defaults are those of the responses too, which are not configurable."""
-    # The fast path's expression takes no more than MAX_FIELDS lines, so only a smaller number has to be looked at.
-    few = fields * _SHORTEST_LINE if fields < MAX_FIELDS else request_line
-    return HeadLimits(request_line, field_section, fields, min(request_line, field_section, few))
-
-
-_DEFAULT_LIMITS: Final = head_limits()
-
-
-class RequestHead:
-    """A request's head. Of its framing, `fields` holds a Content-Length only.
-
-    `fields` are the end-to-end fields, canonical `Name: value`, in order, with a CR LF before, between and after them;
-    `host` is as sent, with its port (b"" for
-    an HTTP/1.0 request without one). `content_length` is None without the field. `others` holds the rarer fields a
-    gateway handles, by lower-case name (`x-forwarded-for`, `expect`, `upgrade`, ...), several lines joined by ", ".
-    `end` is the offset of the first byte after the head.
-    """
-
-    __slots__ = (
-        "chunked",
-        "connection",
-        "content_length",
-        "end",
-        "fields",
-        "host",
-        "keep_alive",
-        "method",
-        "others",
-        "persistent",
-        "request_id",
-        "target",
-        "user_agent",
-    )
-
-    def __init__(self, method: bytes, target: bytes, persistent: bool, fields: bytes, end: int) -> None:
-        self.method = method
-        self.target = target
-        self.persistent = persistent  # HTTP/1.1, where connections are kept by default
-        self.keep_alive = persistent
-        self.fields = fields
-        self.end = end
-        self.host: bytes | None = None
-        self.content_length: int | None = None
-        self.chunked = False
-        self.connection: set[bytes] | None = None
-        self.user_agent = b""
-        self.request_id = b""
-        self.others: dict[bytes, bytes] | None = None
-
-    def other(self, name: bytes) -> bytes | None:
-        """The value of a field kept in `others`."""
-        return None if self.others is None else self.others.get(name)
-
-    def field(self, name: bytes) -> bytes | None:
-        """The value of the first end-to-end field called `name` (lower-case). Slow: for rules that match fields."""
-        for line in self.fields.split(b"\r\n"):
-            found, _, value = line.partition(b": ")
-            if found.lower() == name:
-                return value
-        if name == b"user-agent":
-            return self.user_agent or None
-        return self.other(name)
-
-    @property
-    def upgrade(self) -> bytes | None:
-        """The protocol asked for, if the request asks for one in a way that counts (RFC 9110 section 7.8)."""
-        wanted = self.other(b"upgrade")
-        if wanted is None or not self.persistent or self.connection is None or b"upgrade" not in self.connection:
-            return None
-        # h2c by upgrade is obsolete (RFC 9113 section 3.1) and a smuggling tool: the request goes on without it.
-        return None if wanted.lower().startswith(b"h2") else wanted
-
-
-class ResponseHead:
-    """A response's head; names as in RequestHead."""
-
-    __slots__ = (
-        "chunked",
-        "connection",
-        "content_length",
-        "end",
-        "fields",
-        "keep_alive",
-        "line",
-        "persistent",
-        "reason",
-        "status",
-        "upgrade",
-    )
-
-    def __init__(self, status: int, reason: bytes, persistent: bool, fields: bytes, end: int) -> None:
-        self.status = status
-        self.reason = reason
-        self.line: bytes | None = None  # the status line as received, where that is how we would write it
-        self.persistent = persistent
-        self.keep_alive = persistent
-        self.fields = fields
-        self.end = end
-        self.content_length: int | None = None
-        self.chunked = False
-        self.connection: set[bytes] | None = None
-        self.upgrade: bytes | None = None
-
-
-Head = RequestHead | ResponseHead
-
-
-# --- request heads ----------------------------------------------------------------------------------------------------
-
-
-def parse_request(data: bytes, start: int = 0, limits: HeadLimits = _DEFAULT_LIMITS) -> RequestHead | None:
-    """The head that begins at `start`, or None while it is incomplete. Raises ProtocolError with the reason."""
-    match = _REQUEST.match(data, start)
-    if match is None:
-        return _parse_request_slowly(data, start, limits)
-    method, target, host, plain, user_agent, rest = match.groups()
-    end = match.end()
-    if end - start > limits.unchecked:
-        _check_limits(data, start, end - 4, limits)
-        _check_count(data.count(b"\r\n", start, end) - 2, limits)
-    head = RequestHead(method, target, True, plain, end)
-    head.host = host
-    if user_agent is not None:
-        head.user_agent = user_agent
-    if rest or host is None:
-        head.fields = plain[:-2] + _record(_REQUEST_SPECIAL, _REQUEST_FIELDS, head, b"\r\n" + rest)
-        _check_request(head)
-    return head
-
-
-def _check_request(head: RequestHead) -> None:
-    if head.host is None:
-        if head.persistent:
-            raise BadRequest("An HTTP/1.1 request needs a Host field.")
-        head.host = b""
-    if head.chunked:
-        if head.content_length is not None:
-            raise BadRequest("Content-Length and Transfer-Encoding contradict each other; send one of them.")
-        if not head.persistent:
-            raise BadRequest("Transfer-Encoding has no meaning in HTTP/1.0.")
-    if head.connection is not None:
-        _drop_named(head)
-    if head.method in _REFUSED_METHODS:
-        raise MethodRefused(f"The method {head.method.decode()} is not served here.")
-
-
-_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
-
-
-def _parse_request_slowly(data: bytes, start: int, limits: HeadLimits) -> RequestHead | None:
-    if data.startswith(b"\r\n", start):  # RFC 9112 section 2.2: ignore an empty line before the request line
-        start += 2
-    end = data.find(b"\r\n\r\n", start)
-    # What is there of an incomplete head may end in part of its CR LF CR LF, which no limit counts.
-    _check_limits(data, start, len(data) - 3 if end < 0 else end, limits)
-    fault = _HOPELESS.search(data, start, len(data) if end < 0 else end)
-    if fault is not None:
-        raise BadRequest(f"The head has a bare {_CONTROL_NAMES[fault.group()]}; lines end in CR LF.")
-    if end < 0:
+def _compiled() -> Codec | None:
+    try:
+        from gateway.core import _http1
+    except ImportError:
         return None
-    line, _, section = data[start : end + 2].partition(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(line)
-    if match is None:
-        raise BadRequest("The first line is not an HTTP request line (METHOD SP TARGET SP HTTP/1.1).")
-    method, target, major, minor = match.groups()
-    if major != b"1" or minor not in b"01":
-        raise VersionRefused(f"HTTP/{major.decode()}.{minor.decode()} is not spoken here; HTTP/1.1 is.")
-    target, authority = _origin_form(method, target)
-    lines = [_normalised(raw, BadRequest) for raw in section[:-2].split(b"\r\n")] if section else []
-    if authority is not None:
-        _agree(lines, authority, may_add=minor == b"0")
-    head = RequestHead(method, target, minor == b"1", b"", end + 4)
-    _check_count(len(lines), limits)
-    head.fields = _record(_REQUEST_SPECIAL, _REQUEST_FIELDS, head, _section(lines))
-    _check_request(head)
-    return head
-
-
-_CONTROL_NAMES = {b"\x00": "NUL", b"\n": "LF", b"\r": "CR"}
-
-
-def _check_limits(data: bytes, start: int, end: int, limits: HeadLimits) -> None:
-    line_end = data.find(b"\r\n", start)
-    if (end if line_end < 0 else line_end) - start > limits.request_line:
-        raise UriTooLong(f"The request line is longer than {limits.request_line} bytes.")
-    if line_end >= 0 and end - line_end > limits.field_section:
-        raise HeadTooLarge(f"The fields take more than {limits.field_section} bytes.")
-
-
-def _check_count(count: int, limits: HeadLimits) -> None:
-    if count > limits.fields:
-        raise HeadTooLarge(f"The request has more than {limits.fields} fields.")
-
-
-def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
-    """The target in origin-form, and the authority if it was in absolute-form (RFC 9112 section 3.2)."""
-    if _ORIGIN_FORM.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
-        return target, None
-    if method in _REFUSED_METHODS:
-        raise MethodRefused(f"The method {method.decode()} is not served here.")
-    match = _ABSOLUTE_FORM.fullmatch(target)
-    if match is None:
-        raise BadRequest("The request target is not a path that HTTP allows.")
-    rest = match.group(2)
-    rest = rest if rest.startswith(b"/") else b"/" + rest
-    if not _ORIGIN_FORM.fullmatch(rest):
-        raise BadRequest("The request target is not a path that HTTP allows.")
-    return rest, match.group(1)
-
-
-def _agree(lines: list[bytes], authority: bytes, *, may_add: bool) -> None:
-    """Host must name what an absolute-form target names. An HTTP/1.0 request may leave it out; then we add it."""
-    if not _HOST.fullmatch(authority):
-        raise BadRequest("The request target's authority is not a host name.")
-    hosts = [value for name, _, value in (line.partition(b": ") for line in lines) if name.lower() == b"host"]
-    if any(host.lower() != authority.lower() for host in hosts):
-        raise BadRequest("Host and the request target name different hosts.")
-    if not hosts and may_add:
-        lines.append(b"Host: " + authority)
-
-
-def _section(lines: list[bytes]) -> bytes:
-    return b"\r\n%b\r\n" % b"\r\n".join(lines) if lines else b"\r\n"
-
-
-def _normalised(raw: bytes, error: type[ProtocolError]) -> bytes:
-    """One field line as `Name: value`. Raises `error` for a line that HTTP does not allow."""
-    if raw[:1] in (b" ", b"\t"):
-        raise error("A field goes on over several lines (obs-fold), which HTTP/1.1 has given up.")
-    name, colon, value = raw.partition(b":")
-    if not colon:
-        raise error("A field line has no colon.")
-    if not _NAME.fullmatch(name):
-        if name != name.rstrip(b" \t"):
-            raise error("A field has white space before its colon.")
-        raise error("A field name is empty or has characters that HTTP does not allow.")
-    value = value.strip(b" \t")
-    if not _FIELD_VALUE.fullmatch(value):
-        raise error("A field value has control characters.")
-    return name + b": " + value
-
-
-# Each of these records one field in the head, and says whether its line is dropped.
-
-
-def _host(head: RequestHead, _name: bytes, value: bytes) -> bool:
-    if head.host is not None:
-        raise BadRequest("The request has more than one Host field.")
-    if not _HOST.fullmatch(value):
-        raise BadRequest("The Host field is not a host name with an optional port.")
-    head.host = value
-    return True
-
-
-def _user_agent(head: RequestHead, _name: bytes, value: bytes) -> bool:
-    head.user_agent = value
-    return False
-
-
-def _request_id(head: RequestHead, _name: bytes, value: bytes) -> bool:
-    head.request_id = value
-    return False
-
-
-def _expect(head: RequestHead, name: bytes, value: bytes) -> bool:
-    if value.lower() != b"100-continue":
-        raise ExpectationFailed("The only expectation this gateway knows is 100-continue.")
-    return _other(head, name, value) if head.persistent else True  # RFC 9110 section 10.1.1: ignored in HTTP/1.0
-
-
-def _other(head: RequestHead, name: bytes, value: bytes) -> bool:
-    if head.others is None:
-        head.others = {}
-    before = head.others.get(name)
-    head.others[name] = value if before is None else before + b", " + value
-    return True
-
-
-def _dropped(_head: Head, _name: bytes, _value: bytes) -> bool:
-    return True
-
-
-def _connection(head: Head, _name: bytes, value: bytes) -> bool:
-    value = value.lower()
-    if value == b"keep-alive":
-        head.keep_alive = True if head.connection is None else b"close" not in head.connection
-        return True
-    if not _TOKEN_LIST.fullmatch(value):
-        raise _error_of(head)("The Connection field is not a list of names.")
-    tokens = {token.strip(b" \t") for token in value.split(b",")}
-    head.connection = tokens if head.connection is None else head.connection | tokens
-    if b"close" in head.connection:
-        head.keep_alive = False
-    elif b"keep-alive" in tokens:
-        head.keep_alive = True
-    return True
-
-
-def _content_length(head: Head, _name: bytes, value: bytes) -> bool:
-    if head.content_length is not None:
-        raise _error_of(head)("There is more than one Content-Length.")
-    # int() would take "+1", "1_0" and " 1".
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        raise _error_of(head)("Content-Length is not a decimal number of bytes.")
-    head.content_length = int(value)
-    return False  # validated, so its line can stay as it is
-
-
-def _transfer_encoding(head: Head, _name: bytes, value: bytes) -> bool:
-    if head.chunked or value.lower() != b"chunked":
-        raise _error_of(head)("The only Transfer-Encoding this gateway takes is chunked, once.")
-    head.chunked = True
-    return True
-
-
-def without(fields: bytes, names: AbstractSet[bytes]) -> bytes:
-    """A field section without the lines of some (lower-case) names."""
-    lines = fields[2:-2].split(b"\r\n")
-    return _section([line for line in lines if line and line.partition(b":")[0].lower() not in names])
-
-
-def _drop_named(head: Head) -> None:
-    """Fields named by Connection are for this hop only (RFC 9110 section 7.6.1)."""
-    named = (head.connection or set()) - _KEPT_WHEN_NAMED
-    if named:
-        head.fields = without(head.fields, named)
-        if isinstance(head, RequestHead) and head.others is not None:
-            for name in named:
-                head.others.pop(name, None)
-        if isinstance(head, RequestHead) and b"x-request-id" in named:
-            head.request_id = b""
-
-
-# Options that are no fields, fields dropped anyway, and framing, which nobody can ask to have dropped.
-_KEPT_WHEN_NAMED = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te", b"content-length"))
-
-
-def _error_of(head: Head) -> type[ProtocolError]:
-    return BadRequest if isinstance(head, RequestHead) else UpstreamProtocolError
-
-
-_REQUEST_FIELDS: dict[bytes, Callable[[RequestHead, bytes, bytes], bool]] = {
-    b"host": _host,
-    b"user-agent": _user_agent,
-    b"x-request-id": _request_id,
-    b"connection": _connection,
-    b"content-length": _content_length,
-    b"transfer-encoding": _transfer_encoding,
-    b"expect": _expect,
-    b"upgrade": _other,
-    b"x-forwarded-for": _other,
-    b"x-forwarded-proto": _other,
-    b"x-forwarded-host": _other,
-    b"forwarded": _other,
-    b"k-network-probe": _other,
-    b"k-network-hash": _other,
-    # Hop by hop, whether or not Connection names them.
-    b"keep-alive": _dropped,
-    b"proxy-connection": _dropped,
-    b"proxy-authenticate": _dropped,
-    b"proxy-authorization": _dropped,
-    b"te": _dropped,
-    b"http2-settings": _dropped,
-    # Knative's own between its parts: a client that sends them could pose as one (see ../core/fields.py).
-    b"knative-serving-revision": _dropped,
-    b"knative-serving-namespace": _dropped,
-    b"knative-serving-default-route": _dropped,
-    b"knative-direct-lb": _dropped,
-    b"k-proxy-request": _dropped,
-    b"k-original-host": _dropped,
-    b"k-passthrough-lb": _dropped,
-    b"k-kubelet-probe": _dropped,
-}
-
-
-# --- response heads ---------------------------------------------------------------------------------------------------
-
-
-def parse_response(data: bytes, start: int = 0) -> ResponseHead | None:
-    """The head that begins at `start`, or None while it is incomplete. Raises UpstreamProtocolError."""
-    match = _RESPONSE.match(data, start)
-    if match is None:
-        return _parse_response_slowly(data, start)
-    line, status, reason, plain, length, rest = match.groups()
-    end = match.end()
-    if end - start > MAX_FIELD_SECTION:
-        raise UpstreamProtocolError("The endpoint's response has too large a head.")
-    head = ResponseHead(int(status), reason, True, plain, end)
-    head.line = line
-    if length is not None:
-        head.content_length = int(length)
-    if rest or head.status < 200 or head.status == 204:
-        head.fields = plain[:-2] + _record(_RESPONSE_SPECIAL, _RESPONSE_FIELDS, head, b"\r\n" + rest)
-        _check_response(head)
-    return head
-
-
-def _check_response(head: ResponseHead) -> None:
-    if head.chunked and (head.content_length is not None or not head.persistent):
-        raise UpstreamProtocolError("The endpoint's response frames its body in two ways.")
-    if head.connection is not None:
-        _drop_named(head)
-    if (head.status < 200 or head.status == 204) and head.content_length is not None:
-        head.fields = without(head.fields, _CONTENT_LENGTH)  # RFC 9110 section 8.6: these never have one
-        head.content_length = None
-
-
-_CONTENT_LENGTH = frozenset((b"content-length",))
-
-
-def _parse_response_slowly(data: bytes, start: int) -> ResponseHead | None:
-    end = data.find(b"\r\n\r\n", start)
-    limit = len(data) if end < 0 else end
-    if limit - start > MAX_FIELD_SECTION + MAX_REQUEST_LINE:
-        raise UpstreamProtocolError("The endpoint's response has too large a head.")
-    if _HOPELESS.search(data, start, limit) is not None:
-        raise UpstreamProtocolError("The endpoint's response head has a bare CR, LF or NUL.")
-    if not b"HTTP/1.".startswith(data[start : start + 7]):
-        raise UpstreamProtocolError("The endpoint does not speak HTTP/1.1.")
-    if end < 0:
-        return None
-    line, _, section = data[start : end + 2].partition(b"\r\n")
-    match = _STATUS_LINE.fullmatch(line)
-    if match is None:
-        raise UpstreamProtocolError("The endpoint's status line is not one of HTTP/1.1.")
-    minor, status, reason = match.groups()
-    lines = [_normalised(raw, UpstreamProtocolError) for raw in section[:-2].split(b"\r\n")] if section else []
-    if len(lines) > MAX_FIELDS:
-        raise UpstreamProtocolError("The endpoint's response has too large a head.")
-    head = ResponseHead(int(status), reason or b"", minor == b"1", b"", end + 4)
-    head.fields = _record(_RESPONSE_SPECIAL, _RESPONSE_FIELDS, head, _section(lines))
-    _check_response(head)
-    return head
-
-
-def _response_upgrade(head: ResponseHead, _name: bytes, value: bytes) -> bool:
-    head.upgrade = value if head.upgrade is None else head.upgrade + b", " + value
-    return True
-
-
-_RESPONSE_FIELDS: dict[bytes, Callable[[ResponseHead, bytes, bytes], bool]] = {
-    b"connection": _connection,
-    b"content-length": _content_length,
-    b"transfer-encoding": _transfer_encoding,
-    b"upgrade": _response_upgrade,
-    b"keep-alive": _dropped,
-    b"proxy-connection": _dropped,
-    b"proxy-authentication-info": _dropped,
-}
-
-
-# --- the expressions --------------------------------------------------------------------------------------------------
-
-
-def _any_case(text: str) -> str:
-    return "".join(f"[{char.upper()}{char}]" if char.isalpha() else re.escape(char) for char in text)
-
-
-def _any_of(names: Iterable[bytes]) -> bytes:
-    """An expression for any of these names. Grouped by first letter, and with character classes instead of IGNORECASE:
-    so the engine gives up on all other lines at their first character."""
-    groups = [
-        _any_case(first) + "(?:" + "|".join(_any_case(name[1:]) for name in group) + ")"
-        for first, group in groupby(sorted(name.decode() for name in names), key=lambda name: name[0])
-    ]
-    return "|".join(groups).encode()
-
-
-def _finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Finds (name, value) of the fields with these names in a canonical section."""
-    return re.compile(rb"\r\n(" + _any_of(names) + rb"): ([^\r]*+)")
-
-
-def _other_lines(names: Iterable[bytes]) -> bytes:
-    """At most 30 canonical lines of fields that are none of these. Letters no name begins with need no second look."""
-    first = {name[:1] for name in names}
-    free = b"".join(letter + letter.upper() for letter in map(b"%c".__mod__, range(97, 123)) if letter not in first)
-    name = rb"(?:[" + free + rb"]" + _TOKEN[:-2] + rb"*+|(?!(?:" + _any_of(names) + rb"): )" + _TOKEN + rb")"
-    return rb"(?:" + name + rb": " + _VALUE + rb"\r\n){0,30}+"
-
-
-# The bounds on the number of lines add up to MAX_FIELDS; a head with more of one kind takes the slow path.
-_REST = rb"((?:" + _TOKEN + rb": " + _VALUE + rb"\r\n){0,37}+)\r\n"
-
-_REQUEST_SPECIAL = _finder(_REQUEST_FIELDS)
-_RESPONSE_SPECIAL = _finder(_RESPONSE_FIELDS)
-# `Connection: keep-alive` says what HTTP/1.1 does anyway.
-_REQUEST = re.compile(
-    rb"(?!CONNECT |TRACE )("
-    + _TOKEN
-    + rb") ("
-    + _TARGET
-    + rb") HTTP/1\.1(?:\r\n[Hh]ost: ("
-    + _HOST.pattern
-    + rb"))?(?:\r\n[Cc]onnection: [Kk]eep-[Aa]live)?+(\r\n"
-    + _other_lines(_REQUEST_FIELDS)
-    + rb"(?:[Uu]ser-[Aa]gent: ("
-    + _VALUE
-    + rb")\r\n)?+"
-    + _other_lines(_REQUEST_FIELDS)
-    + rb")"
-    + _REST
-)
-"""Method, target, host, lines to send on, user agent, lines to be looked at."""
-_RESPONSE = re.compile(
-    rb"(HTTP/1\.1 ([1-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*+))(\r\n"
-    + _other_lines(_RESPONSE_FIELDS)
-    + rb"(?:[Cc]ontent-[Ll]ength: ([0-9]{1,18})\r\n)?+"
-    + _other_lines(_RESPONSE_FIELDS)
-    + rb")(?:[Cc]onnection: [Kk]eep-[Aa]live\r\n)?+"
-    + _REST
-)
-"""Status line, status, reason, lines to send on, content length, lines to be looked at."""
-
-
-H = TypeVar("H", RequestHead, ResponseHead)
-
-
-def _record(
-    finder: re.Pattern[bytes], fields: Mapping[bytes, Callable[[H, bytes, bytes], bool]], head: H, section: bytes
-) -> bytes:
-    """Note in `head` the fields of a canonical section that matter; returns the section without those that end here."""
-    for name, value in finder.findall(section):
-        lowered = name.lower()
-        if fields[lowered](head, lowered, value):
-            section = section.replace(b"\r\n%b: %b\r\n" % (name, value), b"\r\n", 1)
-    return section
-
-
-# --- bodies -----------------------------------------------------------------------------------------------------------
-
-
-class BodySink(Protocol):
-    """Where a reader puts the content of one message."""
-
-    def body(self, data: bytes) -> None:
-        """A piece of the content, never empty."""
-
-    def end(self, trailers: list[bytes]) -> None:
-        """The message is complete. `trailers` are canonical lines, [] for none."""
-
-
-class BodyReader(Protocol):
-    """Finds the end of one message's content. `feed` raises ProtocolError for content that is malformed."""
-
-    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
-        """Pass on what is in `data`; the bytes after the message, or None while more is to come."""
-
-
-class LengthReader:
-    """Content of a known length, at least one byte."""
-
-    __slots__ = ("remaining",)
-
-    def __init__(self, length: int) -> None:
-        self.remaining = length
-
-    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
-        size = len(data)
-        if size < self.remaining:
-            self.remaining -= size
-            sink.body(data)
-            return None
-        rest = data[self.remaining :]
-        sink.body(data[: self.remaining] if rest else data)
-        self.remaining = 0
-        sink.end([])
-        return rest
-
-
-class UntilCloseReader:
-    """A response that ends with its connection (RFC 9112 section 6.3, rule 8); the connection's owner calls `end`."""
-
-    __slots__ = ()
-
-    def feed(self, data: bytes, sink: BodySink) -> None:
-        sink.body(data)
-
-
-class ChunkedReader:
-    """Chunked content (RFC 9112 section 7.1). Raises `error` for anything malformed."""
-
-    __slots__ = ("_buffer", "_error", "_remaining", "_state")
-
-    # What comes next.
-    _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
-
-    def __init__(self, error: type[ProtocolError]) -> None:
-        self._error = error
-        self._state = self._SIZE
-        self._remaining = 0
-        self._buffer = b""
-
-    def feed(self, data: bytes, sink: BodySink) -> bytes | None:
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        position = 0
-        while True:
-            if self._state == self._DATA:
-                piece = data[position : position + self._remaining]
-                if not piece:
-                    return None
-                position += len(piece)
-                self._remaining -= len(piece)
-                sink.body(piece)
-                if self._remaining:
-                    return None
-                self._state = self._DATA_END
-            if self._state == self._DATA_END:
-                if not data.startswith(b"\r\n", position):
-                    self._wait(data, position, b"\r\n".startswith(data[position : position + 2]), "chunk end")
-                    return None
-                position += 2
-                self._state = self._SIZE
-            if self._state == self._SIZE:
-                match = _CHUNK_LINE.match(data, position)
-                if match is None:
-                    hopeful = _CHUNK_LINE_START.fullmatch(data, position) is not None
-                    self._wait(data, position, hopeful and len(data) - position <= _MAX_CHUNK_LINE, "chunk size")
-                    return None
-                if match.end() - position > _MAX_CHUNK_LINE:
-                    raise self._error("A chunk has too long an extension.")
-                position = match.end()
-                self._remaining = int(match.group(1), 16)
-                self._state = self._DATA if self._remaining else self._TRAILERS
-            if self._state == self._TRAILERS:
-                return self._read_trailers(data, position, sink)
-
-    def _wait(self, data: bytes, position: int, hopeful: bool, what: str) -> None:
-        if not hopeful:
-            raise self._error(f"The chunked content has a malformed {what}.")
-        self._buffer = data[position:]
-
-    def _read_trailers(self, data: bytes, position: int, sink: BodySink) -> bytes | None:
-        if data.startswith(b"\r\n", position):
-            self._state = self._SIZE
-            sink.end([])
-            return data[position + 2 :]
-        found = data.find(b"\r\n\r\n", position)
-        limit = len(data) if found < 0 else found
-        if limit - position > MAX_FIELD_SECTION:
-            raise self._error("The trailers take too many bytes.")
-        if _HOPELESS.search(data, position, limit) is not None:
-            raise self._error("The trailers have a bare CR, LF or NUL.")
-        if found < 0:
-            self._buffer = data[position:]
-            return None
-        lines = [_normalised(raw, self._error) for raw in data[position:found].split(b"\r\n")]
-        if len(lines) > MAX_FIELDS:
-            raise self._error("There are too many trailers.")
-        self._state = self._SIZE
-        sink.end([line for line in lines if line.partition(b":")[0].lower() not in NOT_IN_TRAILERS])
-        return data[found + 4 :]
-
-
-# RFC 9110 section 6.5.1: fields for framing, routing, authentication and request control mean nothing in trailers.
-NOT_IN_TRAILERS = frozenset(_REQUEST_FIELDS) | {
-    b"authorization",
-    b"cookie",
-    b"set-cookie",
-    b"content-encoding",
-    b"content-type",
-    b"content-range",
-    b"trailer",
-    b"cache-control",
-    b"max-forwards",
-}
+    _http1.setup(
+        (RequestHead, heads.REQUEST_FIELDS, heads.check_request, heads.parse_request_slowly),
+        (ResponseHead, heads.RESPONSE_FIELDS, heads.check_response, heads.parse_response_slowly),
+        DEFAULT_LIMITS,
+    )
+    return Codec("compiled", _http1.parse_request, _http1.parse_response, _http1.unchunk)
+
+
+PYTHON: Final = Codec("python", heads.parse_request, heads.parse_response, bodies.unchunk)
+COMPILED: Final = _compiled()
+"""None where the extension was not built."""
+CODEC: Final = PYTHON if COMPILED is None or os.environ.get("ZEROGATE_PURE_PYTHON") == "1" else COMPILED
+"""What this process uses."""
+
+parse_request: Final = CODEC.parse_request
+parse_response: Final = CODEC.parse_response
 
 
 def request_body(head: RequestHead) -> BodyReader | None:
     """The reader of the request's content, None if it has none (RFC 9112 section 6.3)."""
     if head.chunked:
-        return ChunkedReader(BadRequest)
+        return ChunkedReader(BadRequest, CODEC.unchunk)
     return LengthReader(head.content_length) if head.content_length else None
 
 
@@ -816,29 +127,7 @@ def response_body(head: ResponseHead, method: bytes) -> BodyReader | None:
     if method == b"HEAD" or head.status == 204 or head.status == 304:
         return None
     if head.chunked:
-        return ChunkedReader(UpstreamProtocolError)
+        return ChunkedReader(UpstreamProtocolError, CODEC.unchunk)
     if head.content_length is None:
         return UntilCloseReader()
     return LengthReader(head.content_length) if head.content_length else None
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"") -> bytes:
-    """The bytes of a response head; `framing` is the framing and connection fields as complete lines, `content` what
-    leaves with the head."""
-    line = head.line or b"HTTP/1.1 %d %b" % (head.status, head.reason)
-    return b"".join((line, head.fields, framing, b"\r\n", content))
-
-
-def serialise_chunk(data: bytes) -> bytes:
-    """One chunk (RFC 9112 section 7.1). `data` is not empty: an empty chunk would end the content."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def serialise_last_chunk(trailers: list[bytes]) -> bytes:
-    """The end of chunked content; `trailers` are canonical lines without their ends, [] for none."""
-    if not trailers:
-        return b"0\r\n\r\n"
-    return b"0\r\n%b\r\n\r\n" % b"\r\n".join(trailers)

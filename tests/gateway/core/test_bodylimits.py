@@ -60,6 +60,7 @@ def test_content_one_byte_too_large() -> None:
     """The piece that is too much does not pass, and no end."""
     sink = Sink()
     reader = CountedReader(ChunkedReader(BadRequest), 4)
+    assert reader.feed(TEXT[:8], sink) is None
     with pytest.raises(BodyTooLarge, match="4 bytes"):
-        reader.feed(TEXT, sink)
+        reader.feed(TEXT[8:], sink)
     assert (sink.content, sink.ended) == (b"abc", False)

@@ -205,6 +205,26 @@ def test_framing_upgrade_and_expect_are_written_where_valid() -> None:
     assert not any(line.startswith(b"upgrade") for line in sent(b"Upgrade: websocket"))
 
 
+@pytest.mark.parametrize(
+    ("te", "passed"),
+    [
+        (b"trailers", True),
+        (b"Trailers", True),
+        (b"gzip;q=0.5, trailers", True),
+        (b"trailers;q=1", True),
+        (b"gzip", False),
+        (b"xtrailers", False),
+        (b"", False),
+    ],
+)
+def test_of_te_only_trailers_goes_on(te: bytes, passed: bool) -> None:
+    """The codings are for one hop; trailers are passed on, so whether they are welcome is too, as an option of this
+    hop (RFC 9110 section 10.1.4)."""
+    lines = sent(b"TE: " + te)
+    assert (lines[-2:] == [b"te: trailers", b"connection: te"]) is passed
+    assert sum(line.lower().startswith(b"te:") for line in lines) == passed
+
+
 def test_a_rewritten_host() -> None:
     """The endpoint sees the rule's host; X-Forwarded-Host tells the client's."""
     lines = sent(host=b"inner.svc")

@@ -1,0 +1,21 @@
+from collections.abc import Callable, Mapping
+
+from gateway.core.heads import HeadLimits, RequestHead, ResponseHead
+
+_Request = tuple[
+    type[RequestHead],
+    Mapping[bytes, Callable[[RequestHead, bytes, bytes], None] | None],
+    Callable[[RequestHead], None],
+    Callable[[bytes, int, HeadLimits], RequestHead | None],
+]
+_Response = tuple[
+    type[ResponseHead],
+    Mapping[bytes, Callable[[ResponseHead, bytes, bytes], None] | None],
+    Callable[[ResponseHead], None],
+    Callable[[bytes, int, HeadLimits], ResponseHead | None],
+]
+
+def setup(request: _Request, response: _Response, limits: HeadLimits, /) -> None: ...
+def parse_request(data: bytes, start: int = 0, limits: HeadLimits = ..., /) -> RequestHead | None: ...
+def parse_response(data: bytes, start: int = 0, limits: HeadLimits = ..., /) -> ResponseHead | None: ...
+def unchunk(data: bytes, position: int, remaining: int, /) -> tuple[bytes, int, int]: ...
