@@ -27,7 +27,7 @@ $(VENV)/installed: $(BUILT) | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-test: $(BUILT) | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test,load]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test,load,simulate]'
 	touch $@ $(VENV)/installed
 
 clean:

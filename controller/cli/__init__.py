@@ -26,6 +26,7 @@ _COMMANDS = {
     "get": ("controller.cli.objects", "get", "Print objects: ksvc, route, cfg, rev, kpa, pod, …"),
     "logs": ("controller.cli.objects", "logs", "Print what the pods of a Service wrote."),
     "explain": ("controller.cli.explain", "explain", "Tell why a revision has as many replicas as it has."),
+    "simulate": ("controller.cli.simulate", "simulate", "Try autoscaling settings on a load, in virtual time."),
     "delete": ("controller.cli.objects", "delete", "Delete objects and all that they own."),
 }
 """Name: module, attribute, and the line in the list of commands."""

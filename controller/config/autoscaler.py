@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from controller.apis.annotations import KPA_CLASS, TARGET_MIN, WINDOW_MAX, WINDOW_MIN
@@ -38,6 +38,10 @@ class AutoscalerConfig:
     scale_to_zero_pod_retention_period: float = 0.0
     scale_down_delay: float = 0.0
     pod_autoscaler_class: str = KPA_CLASS
+
+
+KEYS = tuple(field.name.replace("_", "-") for field in fields(AutoscalerConfig))
+"""The keys that are read."""
 
 
 def parse(data: Mapping[str, str]) -> AutoscalerConfig:

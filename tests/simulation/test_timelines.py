@@ -93,7 +93,7 @@ def test_laws(data: st.DataObject, request: pytest.FixtureRequest) -> None:
     )
     world.run(900, arrivals)
 
-    assert world.throttler.waiting == world.throttler.in_flight == 0
+    assert world.unfinished == 0
     assert world.timeline[-1].replicas == 0
     spans = [
         (arrival.time, arrival.time + wait + arrival.seconds)

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from controller.cli import main
 
-COMMANDS = ["up", "gateway", "controller", "apply", "get", "logs", "explain", "delete"]
+COMMANDS = ["up", "gateway", "controller", "apply", "get", "logs", "explain", "simulate", "delete"]
 
 
 def run(*arguments: str) -> tuple[int, str]:
