@@ -12,10 +12,18 @@ Content that arrives before there is an endpoint waits here, EARLY_LIMIT bytes a
 not read until there is one. All of it in one worker is at most `queue_bytes`; the request that would pass that is
 refused, as one too many in the queue.
 
-Retries happen only where the request cannot have run: the endpoint took no connection (`Lease.fail`, another lease, up
-to MAX_DIALS), or a reused connection turned out to be closed, before any byte of a response, under an idempotent
-request without content (RFC 9110 section 9.2.2; once, on a new connection), or an HTTP/2 endpoint said that it did not
-look at a request without content. Whatever the endpoint answers is passed on.
+Retries happen only where the request cannot have run, or where running twice is the same as once. The endpoint took no
+connection: `Lease.fail`, another lease, up to MAX_DIALS. An HTTP/2 endpoint said that it did not look at the request:
+once more, on a new connection. Or a reused connection turned out to be closed, before any byte of a response: the same,
+if the method is idempotent (RFC 9110 section 9.2.2). What was sent of the content is sent again, which for these two
+cases is kept (`_replay`, REPLAY_LIMIT bytes at most; more, and there is no retry). Any other request may have run; so
+that it seldom comes to this, the kernel is asked about a connection that was idle for a while before content goes out
+on it (`_fresh`). Whatever the endpoint answers is passed on.
+
+End of file from the client while its request waits for an endpoint counts as its leaving. Once there is an endpoint,
+`100 Continue` is sent to find out (RFC 9110 section 15.2: a client must put up with any number of 1xx it did not ask
+for; 100 and not 102, because Python's http.client takes every other for the final answer): a client that left answers
+with a reset. When the response has begun, it asks by being sent.
 
 Every way out goes through `_end`: exactly once the lease is released, the load departs, the counters and the access
 log are told, and the upstream connection goes back to the pool or is closed.
@@ -32,7 +40,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.deadlines import Deadlines
-from gateway.core.fields import client_address, request_head
+from gateway.core.fields import client_address, may_switch, request_head
+from gateway.core.http1 import ResponseHead
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import (
     GatewayError,
@@ -50,8 +59,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gateway.activator.activator import Activator, Lease
-    from gateway.contract import Revision, RevisionId, Snapshot, Update
-    from gateway.core.http1 import RequestHead, ResponseHead
+    from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
+    from gateway.core.http1 import RequestHead
     from gateway.core.routing import Destination, RouteTable
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
@@ -62,9 +71,11 @@ if TYPE_CHECKING:
 __all__ = ["Exchange", "Exchanges", "Load"]
 
 EARLY_LIMIT = 64 * 1024
+REPLAY_LIMIT = 16 * 1024
 MAX_DIALS = 3
 
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+_CONTINUE = ResponseHead(100, b"Continue", True, b"\r\n", 0)
 _CLIENT_LEFT = 0  # the status of a request whose client did not wait (nginx logs 499)
 
 _log = logging.getLogger(__name__)
@@ -206,6 +217,8 @@ class Exchange:
         "_flag",
         "_head",
         "_lease",
+        "_replay",
+        "_replay_size",
         "_request_ended",
         "_request_id",
         "_resent",
@@ -235,6 +248,7 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
         self._early: list[bytes] | None = None
+        self._replay: list[bytes] | None = None
         self._request_ended = not (head.chunked or head.content_length)
         self._resent = False
         self._responded = False
@@ -271,7 +285,11 @@ class Exchange:
         if lease is not None:
             self._lease = lease
             connections = served.connections if head.others is None else self._connections(served)
-            upstream = connections.try_take(lease.endpoint)
+            upstream = (
+                connections.try_take(lease.endpoint)
+                if self._request_ended
+                else self._fresh(connections, lease.endpoint)
+            )
             if upstream is not None:
                 self._dispatch(upstream)
                 return
@@ -321,7 +339,7 @@ class Exchange:
                 self._lease = await self._leased()
             endpoint = self._lease.endpoint
             try:
-                return connections.try_take(endpoint) or await connections.dial(endpoint)
+                return self._fresh(connections, endpoint) or await connections.dial(endpoint)
             except UpstreamConnectFailure:
                 self._lease.fail()
                 self._lease.release()
@@ -329,6 +347,15 @@ class Exchange:
                 if attempt == MAX_DIALS:
                     raise
         raise AssertionError("the loop returns or raises")
+
+    def _fresh(self, connections: Connections, endpoint: Endpoint) -> Upstream | Stream | None:
+        """One that can be used at once, and none that the endpoint has closed, noticed or not. Servers close
+        connections that are idle, so only those are looked at (one system call)."""
+        upstream = connections.try_take(endpoint)
+        while isinstance(upstream, Upstream) and upstream.is_stale(self._shared.loop.time()):
+            upstream.close()
+            upstream = connections.try_take(endpoint)
+        return upstream
 
     async def _leased(self) -> Lease:
         assert self._served is not None
@@ -364,6 +391,8 @@ class Exchange:
         upstream = self._upstream
         if self._tunnel is not None or (upstream is not None and self._early is None):
             assert upstream is not None
+            if not upstream.saw_response and self._may_repeat(upstream):
+                self._remember(data)
             upstream.write(data)
             self._active()
             return
@@ -385,6 +414,28 @@ class Exchange:
             self._early = None
             self._shared.early_bytes -= self._early_size
 
+    def _may_repeat(self, upstream: Upstream | Stream) -> bool:
+        """Whether it may come to sending the request again, should it be lost before a response: see the module."""
+        return (upstream.is_reused and self._head.method in _IDEMPOTENT) or not isinstance(upstream, Upstream)
+
+    def _remember(self, data: bytes) -> None:
+        """Keep content that may have to be sent again."""
+        if self._replay is None:
+            self._replay, self._replay_size = [], 0
+        shared = self._shared
+        if self._replay_size + len(data) > REPLAY_LIMIT or shared.early_bytes + len(data) > shared.queue_bytes:
+            self._forget_replay()
+            self._replay, self._replay_size = [], REPLAY_LIMIT + 1
+        elif self._replay_size <= REPLAY_LIMIT:
+            self._replay.append(data)
+            self._replay_size += len(data)
+            shared.early_bytes += len(data)
+
+    def _forget_replay(self) -> None:
+        if self._replay:
+            self._shared.early_bytes -= self._replay_size
+        self._replay = None
+
     def request_end(self, trailers: list[bytes]) -> None:
         self._request_ended = True
         self._trailers = trailers
@@ -398,17 +449,21 @@ class Exchange:
         self._downstream.pause()
 
     def resume_request(self) -> None:
+        self._active()
         self._downstream.resume()
 
     # --- the response -------------------------------------------------------------------------------------------------
 
     def response_interim(self, head: ResponseHead) -> None:
+        self._active()
         self._downstream.interim(head)
 
     def response_switch(self, head: ResponseHead) -> None:
         upstream = self._upstream
-        if self._head.upgrade is None or not isinstance(upstream, Upstream):
-            raise UpstreamProtocolError("The endpoint switched protocols though nobody asked it to.")
+        if not isinstance(upstream, Upstream) or not may_switch(self._head.upgrade, head.upgrade):
+            raise UpstreamProtocolError("The endpoint switched to a protocol that the request did not ask for.")
+        if not self._request_ended:
+            raise UpstreamProtocolError("The endpoint switched protocols in the middle of the request.")
         self._responded = True
         self._status = head.status
         self._tunnel = Tunnel(self._downstream, upstream)
@@ -446,6 +501,7 @@ class Exchange:
             self._upstream.pause()
 
     def resume_response(self) -> None:
+        self._active()
         if self._upstream is not None:
             self._upstream.resume()
 
@@ -463,7 +519,7 @@ class Exchange:
             self.fail(error)
 
     def _may_send_again(self, upstream: Upstream | Stream, error: GatewayError) -> bool:
-        if self._resent or self._head.chunked or self._head.content_length:
+        if self._resent or (self._replay is not None and self._replay_size > REPLAY_LIMIT):
             return False  # once is enough, and content that was sent is gone
         return isinstance(error, StreamRefused) or (
             isinstance(error, UpstreamReset)
@@ -475,6 +531,10 @@ class Exchange:
     def _seek_anew(self) -> None:
         """Send the request again, on a new connection to the same endpoint: other idle ones may be as dead."""
         self._resent = True
+        if self._head.chunked or self._head.content_length:
+            # The pieces change hands, and count on as content that waits here.
+            self._early, self._replay = self._replay or [], None
+            self._early_size = sum(map(len, self._early))
         self._task = self._shared.loop.create_task(self._redial(), name="exchange-redial")
         self._shared.tasks.add(self._task)
         self._task.add_done_callback(self._shared.tasks.discard)
@@ -493,17 +553,28 @@ class Exchange:
             await self._seek()
         except GatewayError as error:
             self._task = None
+            self._forget_early()
             self.fail(error)
 
     def client_gone(self) -> None:
         """The client left: its place is free at once, and the endpoint learns of it."""
-        if not self.is_over:
-            self._flag = "DC" if self._tunnel is None else self._flag
+        if self.is_over:
+            return
+        if self._tunnel is not None:
+            self._end_tunnel()  # what the client sent last, a WebSocket's close frame, still goes out
+        else:
+            self._flag = "DC"
             self._end(False)
 
-    def client_ended(self) -> None:
-        if self._tunnel is not None and self._tunnel.client_ended():
-            self._end_tunnel()
+    def client_ended(self) -> bool:
+        if self._tunnel is not None:
+            if self._tunnel.client_ended():
+                self._end_tunnel()
+        elif self._lease is None:
+            return False
+        elif not self._responded:
+            self._downstream.interim(_CONTINUE)
+        return True
 
     def endpoint_ended(self) -> None:
         if self._tunnel is not None and self._tunnel.endpoint_ended():
@@ -560,6 +631,8 @@ class Exchange:
             self._task.cancel()
             self._task = None
             self._forget_early()
+        if self._replay is not None:
+            self._forget_replay()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             if reusable:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.core.http1 import RequestHead
     from gateway.core.proxies import TrustedProxies
 
-__all__ = ["Additions", "Peer", "client_address", "forwarded", "normalise_host", "request_head", "scheme"]
+__all__ = ["Additions", "Peer", "client_address", "forwarded", "may_switch", "normalise_host", "request_head", "scheme"]
 
 
 def normalise_host(host: bytes) -> bytes:
@@ -204,3 +204,13 @@ def _quoted(value: bytes) -> bytes:
     if b":" in value or b'"' in value or b" " in value:
         return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return value
+
+
+def may_switch(asked: bytes | None, chosen: bytes | None) -> bool:
+    """Whether an endpoint may switch to the protocols it chose: at least one, each among those that the request's
+    Upgrade field lists (RFC 9110 section 7.8)."""
+    return bool(chosen) and _protocols(chosen) <= _protocols(asked)
+
+
+def _protocols(value: bytes | None) -> set[bytes]:
+    return set() if value is None else {name.strip(b" \t").lower() for name in value.split(b",")}

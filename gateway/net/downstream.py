@@ -7,12 +7,21 @@ response is pending; a pipelining client's next requests wait, at most MAX_PIPEL
 other side of a tunnel, or the remains of a request that was answered before it was complete (discarded for a short
 while, so that the client gets to read the answer instead of a reset; RFC 9112 section 9.6).
 
+Closing waits until what was written has gone out, but not for ever: FLUSH_TIMEOUT.
+
 It knows no policy: `begin`, handed to it, makes the exchange of a request, which answers through `respond`, `write`,
 `finish`, `respond_whole`, `reply`, `reset` and `switch`. An HTTP/2 stream can offer the same seven. A head is held back
 until the first piece of the body, so that both leave in one write.
 
-End of file counts as "the client left", as in nginx and Go: a proxy cannot tell a closed client from a half-closed one,
-and the former must free its place at once. In a tunnel half-close is passed on.
+End of file means that the client sends no more: it left, or it half-closed its connection and waits for the answer (as
+`nc -N` does). The exchange knows whether the difference can be found out (`client_ended`); if it can't, and between
+requests, in the middle of one, from an HTTP/1.0 client and over TLS (where asyncio knows no half-close), the client has
+left and its place is free at once. If it can, what is in hand is answered, pipelined requests included, a reset tells
+that nobody waits (see net.halfclose), and the connection closes after the last answer. In a tunnel half-close is passed
+on.
+
+A response that can't be completed is broken off: the missing last chunk or the missing bytes say so. Where the end of
+the connection is the end of the content (HTTP/1.0), only a reset can say it.
 
 One timer per connection, re-armed only when the deadline moves forward: a timer that fires too early looks at the
 deadline again. So a keep-alive request costs no timer at all.
@@ -21,6 +30,8 @@ deadline again. So a keep-alive request costs no timer at all.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
@@ -40,6 +51,7 @@ from gateway.core.http1 import (
 )
 from gateway.errors import BodyTooSlow, GatewayError, HeadTimeout, Overloaded, ProtocolError, TooManyConnections
 from gateway.net.downstream2 import Connection
+from gateway.net.halfclose import ResetWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,10 +64,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Downstream", "Listener", "RequestSink", "Responder"]
 
-LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout
+LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout; the time bounds the bytes that are read for nothing
+FLUSH_TIMEOUT = 60.0  # nginx's send_timeout
 MAX_PIPELINED = 64 * 1024
-MAX_LINGER = 1024 * 1024
 _TOLD_AT_LEAST = 16
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() sends a reset
 
 
 class RequestSink(Protocol):
@@ -73,8 +86,8 @@ class RequestSink(Protocol):
     def client_gone(self) -> None:
         """The connection is closed; nothing can be written any more."""
 
-    def client_ended(self) -> None:
-        """End of file in a tunnel."""
+    def client_ended(self) -> bool:
+        """End of file from the client, after a complete request or in a tunnel. False: it counts as having left."""
 
     def pause_response(self) -> None:
         """The client reads slower than the endpoint writes."""
@@ -149,6 +162,7 @@ class Listener:
         "loop",
         "proxies",
         "refused",
+        "resets",
         "traffic",
     )
 
@@ -175,6 +189,7 @@ class Listener:
         self.traffic = traffic
         self.connections: set[Downstream | Connection] = set()
         self.draining = False
+        self.resets = ResetWatch()
 
     def protocol(self) -> Downstream:
         """The protocol factory for `create_server`: one connection."""
@@ -232,10 +247,10 @@ class Downstream(asyncio.Protocol):
         "_buffer",
         "_chunked",
         "_deadline",
+        "_eof",
         "_exchange",
         "_held",
         "_keep",
-        "_linger_left",
         "_listener",
         "_method",
         "_persistent",
@@ -274,7 +289,7 @@ class Downstream(asyncio.Protocol):
         self._deadline = inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
-        self._linger_left = MAX_LINGER
+        self._eof = False
 
     # --- from the client ----------------------------------------------------------------------------------------------
 
@@ -320,19 +335,37 @@ class Downstream(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) > MAX_PIPELINED:
                 self.pause()
-        elif phase is _LINGER:
-            self._linger_left -= len(data)
-            if self._linger_left < 0:
-                self._transport.abort()
 
     def eof_received(self) -> bool:
-        if self._phase is _TUNNEL and self._exchange is not None:
-            self._exchange.client_ended()
+        if self._eof or self._phase is _LINGER:
+            return False
+        self._eof = True
+        self._reading = False
+        if not self._outlives_eof():
+            return False
+        return self._listener.resets.watch(self._transport, self._transport.abort) or self._phase is _TUNNEL
+
+    def _outlives_eof(self) -> bool:
+        """Whether there is somebody to write to after end of file. If not, what is in hand is given up."""
+        exchange = self._exchange
+        if exchange is None:
+            return False
+        may_wait = self._phase is _TUNNEL or (self._phase is _PENDING and self._may_half_close())
+        if may_wait and exchange.client_ended():
+            if not self._buffer:
+                self._keep = False
             return True
+        self._exchange = None
+        exchange.client_gone()
         return False
+
+    def _may_half_close(self) -> bool:
+        return self._persistent and self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSED
+        if self._eof:
+            self._listener.resets.forget(self._transport)
         listener = self._listener
         listener.connections.discard(self)
         listener.traffic.downstream_connections -= 1
@@ -483,7 +516,7 @@ class Downstream(asyncio.Protocol):
 
     def resume(self) -> None:
         """Read on after `pause`."""
-        if not self._reading and self._phase is not _CLOSED:
+        if not self._reading and not self._eof and self._phase is not _CLOSED:
             self._reading = True
             self._transport.resume_reading()
 
@@ -505,6 +538,8 @@ class Downstream(asyncio.Protocol):
             framing += b"connection: close\r\n"
         elif not self._persistent:
             framing += b"connection: keep-alive\r\n"
+        if head.status == 426 and head.upgrade is not None:  # which it must say (RFC 9110 section 15.5.22)
+            framing += b"connection: upgrade\r\nupgrade: %b\r\n" % head.upgrade
         if hold:
             self._held = serialise_response(head, framing)
         else:
@@ -568,6 +603,14 @@ class Downstream(asyncio.Protocol):
         if self._buffer and not self._pumping:
             data, self._buffer = self._buffer, b""
             self._pump(data)
+        if self._eof and not self._pumping and not self._write_paused:
+            self._after_eof()
+
+    def _after_eof(self) -> None:
+        """The client half-closed, and a response is out: the next of its requests is in hand, or there is none."""
+        if self._phase is _HEAD or (self._exchange is not None and not self._outlives_eof()):
+            self._phase = _LINGER
+            self._close()
 
     def reply(self, status: int, text: str, extra: bytes = b"") -> int:
         """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
@@ -591,6 +634,9 @@ class Downstream(asyncio.Protocol):
         """End a response that can't be completed, in a way no client takes for its end."""
         self._exchange = None
         self._held = b""
+        if not self._persistent:
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self._transport.abort()
 
     def switch(self, head: ResponseHead) -> None:
@@ -605,6 +651,8 @@ class Downstream(asyncio.Protocol):
         self.resume()
         if early and self._exchange is not None:
             self._exchange.request_body(early)
+        if self._eof and self._exchange is not None:
+            self._exchange.client_ended()
 
     def write_end(self) -> None:
         """Pass on the endpoint's end of file in a tunnel."""
@@ -614,7 +662,15 @@ class Downstream(asyncio.Protocol):
     def close_tunnel(self) -> None:
         """Both sides of the tunnel are done: close once what was written has gone out."""
         self._exchange = None
+        if self._phase is not _CLOSED:
+            self._phase = _LINGER
+            self._close()
+
+    def _close(self) -> None:
+        """Close once what was written has gone out, or when the client takes too long to read it."""
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self.set_deadline(self._listener.loop.time() + FLUSH_TIMEOUT)
 
     def drain(self) -> None:
         """Close as soon as no request is on its way: now, or after the response in hand."""
@@ -638,7 +694,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._phase = _LINGER
         if not unread:
-            self._transport.close()
+            self._close()
             return
         self.resume()
         if self._transport.can_write_eof() and not self._transport.is_closing():
@@ -676,8 +732,8 @@ class Downstream(asyncio.Protocol):
         elif self._phase is _HEAD and self._buffer:
             limit = self._listener.limits.head_timeout
             self._refuse(HeadTimeout(f"The head of the request took longer than {limit:g} s."))
-        elif self._phase is _LINGER:
-            self._transport.abort()
+        elif self._phase is _LINGER or self._transport.get_write_buffer_size():
+            self._transport.abort()  # of a response that was complete a while ago, something is still unread
         else:
             self._transport.close()
 

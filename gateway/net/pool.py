@@ -105,8 +105,10 @@ class Pool:
 
     def give(self, upstream: Upstream) -> None:
         """Take back a connection whose exchange is over and which may be used again."""
-        upstream.release()
-        if not self._plan.give(upstream.key, upstream, self._loop.time()):
+        now = self._loop.time()
+        upstream.release(now)
+        # Bytes of the last request that are still unsent would hold up the next one's, and its back-pressure unsaid.
+        if upstream.is_stuck or not self._plan.give(upstream.key, upstream, now):
             upstream.close()
         elif self._timer is None:
             self._timer = self._loop.call_later(1.0, self._sweep)

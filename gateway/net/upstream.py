@@ -7,11 +7,17 @@ the response's head and content and hands them on; when the message is complete 
 be used again: both messages complete, the endpoint keeps it open, and not one byte too many.
 
 `is_reused` and `saw_response` are what the exchange needs to decide about a retry when the connection is lost.
+
+An endpoint may answer before it has read the request, and close: its kernel then resets the connection at the next byte
+that is sent to it, and the write that meets the reset fails, maybe before the loop has read the answer. The kernel
+still has it, so it is read before the loss is told (`_salvage`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.core.http1 import (
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Owner", "ResponseSink", "Upstream"]
 
 MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
+FLUSH_TIMEOUT = 60.0  # for what a tunnel still has to deliver at its end
+_FRESH = 0.5  # less than any server's keep-alive time-out; the shortest known is 1 s
+_SALVAGE_PIECE, _SALVAGE_PIECES = 64 * 1024, 64
 
 
 class ResponseSink(Protocol):
@@ -94,8 +103,10 @@ class Upstream(asyncio.Protocol):
         "_trailers",
         "_transport",
         "_tunnel",
+        "idle_from",
         "is_closing",
         "is_reused",
+        "is_stuck",
         "key",
         "saw_response",
     )
@@ -114,7 +125,9 @@ class Upstream(asyncio.Protocol):
         self._tunnel = False
         self._trailers: list[bytes] = []
         self._interims = 0
+        self.idle_from = 0.0
         self.is_reused = False
+        self.is_stuck = False
         self.saw_response = False
 
     # --- from the exchange --------------------------------------------------------------------------------------------
@@ -141,10 +154,20 @@ class Upstream(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def release(self) -> None:
+    def is_stale(self, now: float) -> bool:
+        """Whether the endpoint has closed the connection, idle for a while, even if the loop has not noticed yet. While
+        nothing is asked of it, anything that can be read is its end."""
+        if now - self.idle_from < _FRESH:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def release(self, now: float) -> None:
         """The exchange is over and the connection goes back to the pool."""
         self._sink = None
         self.is_reused = True
+        self.idle_from = now
         if not self._reading:  # the last client may have been slow
             self.resume()
 
@@ -154,9 +177,11 @@ class Upstream(asyncio.Protocol):
         self._transport.abort()
 
     def close_tunnel(self) -> None:
-        """As `close`, after what was written has been sent."""
+        """As `close`, after what was written has been sent; an endpoint that does not read it has FLUSH_TIMEOUT."""
         self._sink = None
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self._transport.abort)
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -229,8 +254,9 @@ class Upstream(asyncio.Protocol):
             self._feed(rest)
 
     def _has_content(self, head: ResponseHead) -> bool:
-        """Whether a response with a Content-Length has that much content (RFC 9112 section 6.3, rule 1)."""
-        return head.status != 304 and self._method != b"HEAD"
+        """Whether a response with a Content-Length has that much content (RFC 9112 section 6.3, rule 1). Not asked of
+        426, whose Upgrade field needs the longer way."""
+        return head.status not in (304, 426) and self._method != b"HEAD"
 
     def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
         sink.response_switch(head)  # raises if nobody asked for it
@@ -274,8 +300,23 @@ class Upstream(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, ConnectionError) and self._sink is not None and not self._tunnel:
+            self._salvage()
         self._owner.lost(self)
         self._lose(UpstreamReset("The endpoint closed the connection before its response was complete."))
+
+    def _salvage(self) -> None:
+        """Read what came before the reset that a write met."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        try:
+            for _ in range(_SALVAGE_PIECES):
+                data = os.read(descriptor, _SALVAGE_PIECE)
+                # No end of file here: of a response that ends with its connection nobody knows whether it is complete.
+                if self._sink is None or not data:
+                    return
+                self.data_received(data)
+        except OSError:
+            return  # the reset itself
 
     def _lose(self, error: GatewayError) -> None:
         sink, self._sink = self._sink, None
@@ -284,9 +325,11 @@ class Upstream(asyncio.Protocol):
             sink.upstream_lost(error)
 
     def pause_writing(self) -> None:
+        self.is_stuck = True
         if self._sink is not None:
             self._sink.pause_request()
 
     def resume_writing(self) -> None:
+        self.is_stuck = False
         if self._sink is not None:
             self._sink.resume_request()

@@ -50,6 +50,40 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
+class Client:
+    """A client on a connection of its own. Whatever it waits for comes within five seconds."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, message: bytes) -> None:
+        self.writer.write(message)
+
+    async def head(self) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def exactly(self, size: int) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.readexactly(size)
+
+    async def response(self, size: int) -> bytes:
+        """A head and `size` bytes of content."""
+        return await self.head() + await self.exactly(size)
+
+    async def rest(self) -> bytes:
+        """All until the gateway closes the connection. Raises ConnectionResetError if it resets it."""
+        async with asyncio.timeout(5):
+            return await self.reader.read()
+
+    def half_close(self) -> None:
+        self.writer.write_eof()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
 class Gateway:
     """The objects of a worker, without feed and processes."""
 
@@ -116,6 +150,12 @@ class Gateway:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def client(self, message: bytes = b"") -> Client:
+        """A client that has sent `message`."""
+        client = Client(*await self.connect())
+        client.send(message)
+        return client
 
     async def idle(self) -> None:
         """Wait until no request is here, then check that nothing was left behind."""
