@@ -63,7 +63,7 @@ COLD_PATH = (kinds.POD_AUTOSCALER, kinds.DEPLOYMENT, kinds.CORE_SERVICE)
 """Kinds of which the plans scale a revision up, make its pods and tell where they listen."""
 
 
-_GC_THRESHOLDS = (50_000, 20, 50)
+GC_THRESHOLDS = (50_000, 20, 50)
 """Nearly everything here is parsed JSON: long-lived, and free of cycles. With Python's default of 700 allocations the
 collector looked through the caches at every few events: a fifth of the CPU of waking 100 services at once."""
 
@@ -115,7 +115,7 @@ class ControlPlane:
 
     async def run(self) -> None:
         """Until cancelled. Sets the process' garbage collector to what a cache wants."""
-        gc.set_threshold(*_GC_THRESHOLDS)
+        gc.set_threshold(*GC_THRESHOLDS)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.runner.run(), name="runner")
             group.create_task(self._publisher.run(), name="publisher")

@@ -52,6 +52,14 @@ def test_the_gateway_carries_every_workload_of_the_matrix(tmp_path: Path) -> Non
     assert {name: len(peers.get("gateway", ())) for name, peers in workloads.items()} == dict.fromkeys(names, 1)
 
 
+def test_the_autoscalers_cost() -> None:
+    """A row for each load."""
+    text = python("load/autoscaler.py", "--revisions", "100", "--seconds", "4")
+    assert [line.split("|")[1].strip() for line in text.splitlines()[4:]] == [
+        *("0 of 100 busy", "10 of 100 busy", "100 of 100 busy"),
+    ]
+
+
 def test_podstart_imports() -> None:
     """It has no options; whatever it takes from the platform is still there."""
     python("-c", "import runpy; runpy.run_path('load/podstart.py')")
