@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 Each gateway worker holds one WebSocket to the controller (`GET /v1/feed`, bearer token). The controller answers a
-`Hello` with one `Update` whose `base` is 0 (the whole state), then sends an `Update` for each change. An `Update`
+`Hello` with the whole state (an `Update` whose `base` is 0), then sends an `Update` for each change. An `Update`
 names the state it starts from (`base`) and the one it makes (`version`); a worker that holds another version than
 `base` closes the connection and starts again, so a lost message can never leave a wrong table behind. The worker
 answers each applied update with `Ack(version)`, and reports `Stats` once a second, or at once when a revision that
@@ -11,7 +11,12 @@ was idle gets a request (the poke that starts a cold revision).
 
 State is two maps, each replaced entry by entry: routes (a KIngress and its rules) and revisions (how to treat a
 request for it, and its endpoints). Everything is immutable; `apply` makes a new `Snapshot` and leaves the old one be,
-so that a request in flight keeps the table it was routed by.
+so that a request in flight keeps the table it was routed by. The copy is one of pointers, some 0.1 ms for ten thousand
+entries.
+
+A whole state of ten thousand routes is 17 MB and a second of work at either end, during which nobody would be served.
+It travels in parts of PART entries (`whole`), with room for other work between them; `Resync` compares them with the
+state that is held, which after a lost connection is nearly the same, and what is left is a change like any other.
 
 Messages are JSON text frames `{"type": ..., ...}`, one message a frame. Durations are seconds (float), sizes bytes.
 """
@@ -19,22 +24,25 @@ Messages are JSON text frames `{"type": ..., ...}`, one message a frame. Duratio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "FEED_PATH",
+    "PART",
     "Ack",
     "ContractError",
     "Endpoint",
     "Fields",
     "Hello",
     "Probe",
+    "Resync",
     "Revision",
     "RevisionId",
     "RouteId",
@@ -47,9 +55,13 @@ __all__ = [
     "apply",
     "parse_message",
     "serialise_message",
+    "whole",
 ]
 
 FEED_PATH = "/v1/feed"
+
+PART = 64
+"""Entries in one part of a whole state: about 100 kB, and 5 ms of parsing."""
 
 Fields = tuple[tuple[str, str], ...]
 """HTTP fields as (lower-case name, value) pairs."""
@@ -154,12 +166,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """From `base` to `version`: entries to set, and to drop where the value is None. Base 0 replaces everything."""
+    """From `base` to `version`: entries to set, and to drop where the value is None. A message with base 0 is a whole
+    state, for a `Resync`; `more` says that the next message is another part of it."""
 
     base: int
     version: int
     routes: Mapping[RouteId, tuple[RouteRule, ...] | None]
     revisions: Mapping[RevisionId, Revision | None]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +215,88 @@ Message = Update | Hello | Ack | Stats
 
 
 def apply(snapshot: Snapshot, update: Update) -> Snapshot:
-    """The state after `update`. Raises ContractError if the update starts from another version."""
-    if update.base not in (0, snapshot.version):
+    """The state after a change. Raises ContractError if it starts from another version."""
+    if update.base != snapshot.version:
         raise ContractError(f"update starts from version {update.base}, this snapshot is {snapshot.version}")
-    whole = update.base == 0
     return Snapshot(
         version=update.version,
-        routes=_merged({} if whole else snapshot.routes, update.routes),
-        revisions=_merged({} if whole else snapshot.revisions, update.revisions),
+        routes=_merged(snapshot.routes, update.routes),
+        revisions=_merged(snapshot.revisions, update.revisions),
     )
 
 
 def _merged(old: Mapping[Any, Any], changes: Mapping[Any, Any]) -> Mapping[Any, Any]:
     if not changes:
         return old
-    merged = {**old, **changes}
+    # The proxy's own copy is dict's, which copies the table; {**old} would look each key up (3 ms of ten thousand).
+    merged = old.copy() if isinstance(old, MappingProxyType) else dict(old)
+    merged.update(changes)
     for key in [key for key, value in changes.items() if value is None]:
         del merged[key]
     return MappingProxyType(merged)
+
+
+def whole(snapshot: Snapshot) -> Iterator[Update]:
+    """The state as it travels: a single update while it is small, else parts of PART entries."""
+    version = snapshot.version
+    if len(snapshot.routes) + len(snapshot.revisions) > PART:
+        for routes in _batches(snapshot.routes):
+            yield Update(0, version, routes, {}, more=True)
+        for revisions in _batches(snapshot.revisions):
+            yield Update(0, version, {}, revisions, more=True)
+        yield Update(0, version, {}, {})
+    else:
+        yield Update(0, version, snapshot.routes, snapshot.revisions)
+
+
+def _batches(entries: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
+    items = iter(entries.items())
+    while batch := dict(islice(items, PART)):
+        yield batch
+
+
+class Resync:
+    """A whole state that arrives in parts, and what it changes in the state that is held. `version` is its own."""
+
+    __slots__ = ("_held", "_revisions", "_routes", "_version")
+
+    def __init__(self, held: Snapshot, version: int) -> None:
+        self._held = held
+        self._version = version
+        self._routes = _Difference(held.routes)
+        self._revisions = _Difference(held.revisions)
+
+    def add(self, part: Update) -> None:
+        """Take in the next part. Raises ContractError if it belongs to something else."""
+        if part.base != 0 or part.version != self._version:
+            raise ContractError(f"version {part.base} to {part.version} amid the whole state {self._version}")
+        self._routes.add(part.routes)
+        self._revisions.add(part.revisions)
+
+    def change(self) -> Update:
+        """From the state that is held to the one that has arrived."""
+        return Update(self._held.version, self._version, self._routes.changes(), self._revisions.changes())
+
+
+class _Difference:
+    """Of one map: what arrives and differs from `held`, and what does not arrive."""
+
+    __slots__ = ("_changed", "_held", "_seen")
+
+    def __init__(self, held: Mapping[Any, Any]) -> None:
+        self._held = held
+        self._changed: dict[Any, Any] = {}
+        self._seen: set[Any] = set()
+
+    def add(self, entries: Mapping[Any, Any]) -> None:
+        for key, value in entries.items():
+            if value is not None:
+                self._seen.add(key)
+                if self._held.get(key) != value:
+                    self._changed[key] = value
+
+    def changes(self) -> dict[Any, Any]:
+        return {**self._changed, **dict.fromkeys(key for key in self._held if key not in self._seen)}
 
 
 # --- codec ------------------------------------------------------------------------------------------------------------
@@ -236,11 +314,12 @@ def serialise_message(message: Message) -> str:
                 "type": "stats",
                 "stats": [[*stat.revision, stat.average_concurrency, stat.request_count] for stat in stats],
             }
-        case Update(base, version, routes, revisions):
+        case Update(base, version, routes, revisions, more):
             body = {
                 "type": "update",
                 "base": base,
                 "version": version,
+                "more": more,
                 "routes": [[*key, rules and [_rule_out(rule) for rule in rules]] for key, rules in routes.items()],
                 "revisions": [[*key, value and _revision_out(value)] for key, value in revisions.items()],
             }
@@ -277,6 +356,7 @@ def _message_in(body: dict[str, Any]) -> Message:
                     RevisionId(ns, name): None if value is None else _revision_in(RevisionId(ns, name), value)
                     for ns, name, value in body["revisions"]
                 },
+                more=bool(body["more"]),
             )
         case unknown:
             raise ContractError(f"unknown message type {unknown!r}")

@@ -154,11 +154,8 @@ class Exchanges:
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the routes and revisions an update changed."""
-        if update.base:
-            self.routes.update(update.routes)
-        else:
-            self.routes.replace(snapshot.routes)
-        for key in update.revisions if update.base else {*self.served, *snapshot.revisions}:
+        self.routes.update(update.routes)
+        for key in update.revisions:
             revision = snapshot.revisions.get(key)
             if revision is None:
                 self.served.pop(key, None)

@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-A worker connects to `GET /v1/feed` with the bearer token and says `Hello`. It gets the whole state as one Update with
-base 0, then each change as it is published. Nothing at all is sent before the first publication, so that a gateway
-which starts from its last good snapshot does not exchange it for an empty table while the controller is still reading.
-An Update is serialised once for all workers.
+A worker connects to `GET /v1/feed` with the bearer token and says `Hello`. It gets the whole state, part by part, so
+that a large one does not hold up everything else here, then each change as it is published. Nothing at all is sent
+before the first publication, so that a gateway which starts from its last good snapshot does not exchange it for an
+empty table while the controller is still reading. A change is serialised once for all workers.
 
 Each worker has a queue of `QUEUE_LIMIT` updates. A worker that lets it fill up is disconnected; when it comes back it
 gets the whole state, which is shorter than a thousand changes. Pings every `HEARTBEAT` seconds find workers that died
@@ -40,6 +40,7 @@ from gateway.contract import (
     apply,
     parse_message,
     serialise_message,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -64,14 +65,14 @@ HEARTBEAT = 10.0
 class _Worker:
     name: str
     socket: web.WebSocketResponse
-    outgoing: asyncio.Queue[str | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_LIMIT))
+    outgoing: asyncio.Queue[str | Snapshot | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_LIMIT))
     started: bool = False
     acknowledged: int = 0
 
-    def send(self, text: str) -> None:
-        """Queues an update; a worker that does not keep up is cut off."""
+    def send(self, message: str | Snapshot) -> None:
+        """Queues an update, or the whole state; a worker that does not keep up is cut off."""
         try:
-            self.outgoing.put_nowait(text)
+            self.outgoing.put_nowait(message)
         except asyncio.QueueFull:
             log.warning("gateway worker %s does not keep up with the feed: disconnected, it will resync", self.name)
             self.stop()
@@ -127,7 +128,6 @@ class FeedServer:
         if not delta and self._snapshot.version:
             return
         version = self._snapshot.version + 1
-        # The first is a change from "nothing": base 0 would mean the same, but workers get that from `_whole`.
         update = Update(self._snapshot.version, version, delta.routes, delta.revisions)
         self._snapshot = apply(self._snapshot, update)
         for route_id, rules in delta.routes.items():
@@ -223,8 +223,7 @@ class FeedServer:
     def _start(self, worker: _Worker) -> None:
         """The whole state, as a worker's first update."""
         worker.started = True
-        snapshot = self._snapshot
-        worker.send(serialise_message(Update(0, snapshot.version, snapshot.routes, snapshot.revisions)))
+        worker.send(self._snapshot)
 
     def _settle(self) -> None:
         """Routes that everybody has acknowledged by now are programmed."""
@@ -246,8 +245,13 @@ class FeedServer:
 async def _send(worker: _Worker) -> None:
     """Writes what is queued, until the worker is stopped."""
     try:
-        while (text := await worker.outgoing.get()) is not None:
-            await worker.socket.send_str(text)
+        while (message := await worker.outgoing.get()) is not None:
+            if isinstance(message, str):
+                await worker.socket.send_str(message)
+                continue
+            for part in whole(message):
+                await worker.socket.send_str(serialise_message(part))
+                await asyncio.sleep(0)  # `send_str` waits only for a peer that does not read
     finally:
         # Not a polite close: a worker that does not read would not answer it either.
         await worker.socket.close(code=WSCloseCode.TRY_AGAIN_LATER, drain=False)

@@ -30,8 +30,6 @@ from gateway.core.throttler import Place, Throttler
 from gateway.errors import GatewayError, NoRevision, QueueFull, QueueTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
     from gateway.core.throttler import Woken
 
@@ -143,8 +141,7 @@ class Activator:
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the revisions an update changed; `snapshot` is the state it led to."""
-        changed: Iterable[RevisionId] = update.revisions if update.base else {*self._units, *snapshot.revisions}
-        for key in changed:
+        for key in update.revisions:
             revision = snapshot.revisions.get(key)
             if revision is None:
                 self._remove(key)

@@ -90,10 +90,6 @@ class RouteTable:
         self._routes: dict[RouteId, tuple[RouteRule, ...]] = {}
         self._sources: dict[_Key, set[RouteId]] = {}
 
-    def replace(self, routes: Mapping[RouteId, tuple[RouteRule, ...]]) -> None:
-        """Take `routes` for the whole table."""
-        self.update({**dict.fromkeys(self._routes), **routes})
-
     def update(self, changes: Mapping[RouteId, tuple[RouteRule, ...] | None]) -> None:
         """Set the rules of some routes, or drop them where None. Raises ValueError for splits that don't sum to 100."""
         for rules in changes.values():

@@ -1,15 +1,19 @@
 """The contract between the planes: what one side writes the other reads, and anything else is refused with a reason."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contract import (
+    PART,
     Ack,
     ContractError,
     Endpoint,
     Hello,
     Probe,
+    Resync,
     Revision,
     RevisionId,
     RouteId,
@@ -22,6 +26,7 @@ from gateway.contract import (
     apply,
     parse_message,
     serialise_message,
+    whole,
 )
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12)
@@ -118,11 +123,51 @@ def test_apply_sets_and_drops() -> None:
     assert a in first.revisions, "the old snapshot is untouched"
 
 
-def test_apply_whole_state_forgets_the_old() -> None:
-    """Base 0 is the whole state: what it does not name is gone."""
-    a = RevisionId("default", "a")
-    old = apply(Snapshot(), Update(0, 7, {}, {a: _revision("a")}))
-    assert not apply(old, Update(0, 1, {}, {})).revisions
+def _state(version: int, *names: str) -> Snapshot:
+    routes = {
+        RouteId("default", name): (RouteRule(name, (Split(RevisionId("default", name), 100),)),) for name in names
+    }
+    return Snapshot(version, routes, {RevisionId("default", name): _revision(name) for name in names})
+
+
+@pytest.mark.parametrize("count", [0, 1, PART // 2, PART, 3 * PART])
+def test_a_whole_state_arrives_as_it_was(count: int) -> None:
+    """In parts of PART entries at most, every one but the last announcing another; small states in one."""
+    state = _state(7, *(f"n{number}" for number in range(count)))
+    parts = [parse_message(serialise_message(part)) for part in whole(state)]
+    assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
+    assert all(len(part.routes) + len(part.revisions) <= PART for part in parts)
+    assert (len(parts) == 1) is (2 * count <= PART)
+    resync = Resync(Snapshot(), 7)
+    for part in parts:
+        resync.add(part)
+    assert apply(Snapshot(), resync.change()) == state
+
+
+def test_a_whole_state_changes_only_what_differs() -> None:
+    """Whoever holds nearly the same gets a small change: what is new or other is set, what is missing dropped."""
+    held, state = _state(9, "kept", "gone", "other"), _state(3, "kept", "other", "new")
+    other = RevisionId("default", "other")
+    state = Snapshot(3, state.routes, {**state.revisions, other: replace(_revision("other"), timeout=1.0)})
+    resync = Resync(held, 3)
+    for part in whole(state):
+        resync.add(part)
+    change = resync.change()
+    assert {key.name: value is None for key, value in change.routes.items()} == {"gone": True, "new": False}
+    assert {key.name: value is None for key, value in change.revisions.items()} == {
+        "gone": True,
+        "new": False,
+        "other": False,
+    }
+    assert apply(held, change) == state
+
+
+@pytest.mark.parametrize("stray", [Update(3, 4, {}, {}), Update(0, 8, {}, {})])
+def test_a_whole_state_takes_its_own_parts_only(stray: Update) -> None:
+    """A change, or a part of another version, between them means that something was lost."""
+    resync = Resync(Snapshot(), 7)
+    with pytest.raises(ContractError, match="amid the whole state 7"):
+        resync.add(stray)
 
 
 def test_apply_refuses_a_gap() -> None:

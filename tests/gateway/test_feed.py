@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ID = RevisionId("default", "hello-00001")
 ROUTES = {RouteId("default", "hello"): (RouteRule("hello.default.localhost", (Split(ID, 100),)),)}
+OTHER = RevisionId("default", "other-00001")
 WHOLE = Update(0, 7, ROUTES, {ID: Revision(ID)})
 REMOVAL = Update(7, 8, dict.fromkeys(ROUTES), {ID: None})
 
@@ -159,6 +160,32 @@ async def test_updates_are_applied_then_acknowledged(controller: Controller, fol
     assert given[1][1] == Snapshot(8) == feed.snapshot
 
 
+async def test_a_whole_state_in_parts_is_one_change(controller: Controller, follow, given: Given) -> None:
+    """Nothing is applied or acknowledged before the last part, and then only what differs from what is held."""
+    feed = follow(controller)
+    socket = await controller.connection()
+    await socket.send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    await socket.send_str(serialise_message(Update(0, 9, ROUTES, {}, more=True)))
+    await socket.send_str(serialise_message(Update(0, 9, {}, {OTHER: Revision(OTHER)}, more=True)))
+    await socket.send_str(serialise_message(Update(0, 9, {}, {})))
+    assert await controller.next() == Ack(9)
+    assert given[1][0] == Update(7, 9, {}, {OTHER: Revision(OTHER), ID: None})
+    assert feed.snapshot == Snapshot(9, ROUTES, {OTHER: Revision(OTHER)})
+
+
+async def test_a_change_amid_a_whole_state_ends_the_connection(controller: Controller, follow, given: Given) -> None:
+    """The next connection starts with the whole state again."""
+    feed = follow(controller)
+    socket = await controller.connection()
+    await socket.send_str(serialise_message(Update(0, 9, ROUTES, {}, more=True)))
+    await socket.send_str(serialise_message(Update(9, 10, {}, {})))
+    await (await controller.connection()).send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    assert [update for update, _ in given] == [WHOLE]
+    assert feed.snapshot.routes == ROUTES
+
+
 @pytest.mark.parametrize(
     "frame", [serialise_message(Update(3, 4, {}, {})), "{", serialise_message(Ack(1)), b"binary"], ids=str
 )
@@ -256,7 +283,9 @@ async def test_the_snapshot_file_serves_a_start_without_controller(
     assert [update for update, _ in given] == [WHOLE]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"type":"ack","version":1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"type":"ack","version":1}', serialise_message(Update(0, 1, {}, {}, more=True)).encode()]
+)
 async def test_a_bad_snapshot_file_is_not_used(
     follow, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture, until
 ) -> None:

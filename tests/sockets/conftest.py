@@ -130,7 +130,8 @@ class Gateway:
         endpoints = tuple(Endpoint("127.0.0.1", port, f"pod-{port}", ready=True) for port in ports)
         value = Revision(REVISION, probe=None, endpoints=endpoints, **revision)  # type: ignore[arg-type]
         rules = (rule or RouteRule(HOST, (Split(REVISION, 100),)),)
-        update = Update(0, self.snapshot.version + 1, {RouteId("default", "hello"): rules}, {REVISION: value})
+        version = self.snapshot.version
+        update = Update(version, version + 1, {RouteId("default", "hello"): rules}, {REVISION: value})
         self.snapshot = apply(self.snapshot, update)
         self.exchanges.apply(update, self.snapshot)
         self.activator.apply(update, self.snapshot)

@@ -27,8 +27,8 @@ class World:
     def set(self, *endpoints: Endpoint, limit: int = 0, probe: Probe | None = CONNECT, timeout: float = 300) -> None:
         self.give({ID: Revision(ID, container_concurrency=limit, endpoints=endpoints, probe=probe, timeout=timeout)})
 
-    def give(self, revisions: dict[RevisionId, Revision | None], base: int | None = None) -> None:
-        update = Update(self.snapshot.version if base is None else base, self.snapshot.version + 1, {}, revisions)
+    def give(self, revisions: dict[RevisionId, Revision | None]) -> None:
+        update = Update(self.snapshot.version, self.snapshot.version + 1, {}, revisions)
         self.snapshot = apply_update(self.snapshot, update)
         self.activator.apply(update, self.snapshot)
 
@@ -100,14 +100,13 @@ async def test_unknown_revision(world: World) -> None:
 
 
 async def test_a_removed_revision_fails_its_waiters(world: World, until) -> None:
-    """Also when it is missing in a whole new state."""
-    for base in (None, 0):
-        world.set()
-        tasks = await world.asked(2, until)
-        world.give({ID: None} if base is None else {}, base)
-        for task in tasks:
-            with pytest.raises(NoRevision):
-                await task
+    """There is nothing left to wait for."""
+    world.set()
+    tasks = await world.asked(2, until)
+    world.give({ID: None})
+    for task in tasks:
+        with pytest.raises(NoRevision):
+            await task
 
 
 async def test_the_queue_of_a_revision_is_bounded(until) -> None:
