@@ -385,6 +385,7 @@ class Stream:
         "_length_left",
         "_may_have_content",
         "_method",
+        "_offset",
         "_pending",
         "_pending_size",
         "_queued",
@@ -412,6 +413,7 @@ class Stream:
         self._length_left: int | None = None  # of the request's content, None where its end is told otherwise
         self._pending: deque[bytes] = deque()
         self._pending_size = 0
+        self._offset = 0  # in the first pending piece
         self._queued = False
         self._finish: list[bytes] | None = None
         self._is_sent = False  # END_STREAM included
@@ -499,11 +501,17 @@ class Stream:
     def _next_piece(self) -> bytes:
         """The next frame's worth of what waits; the windows are open."""
         pending = self._pending
-        size = min(self._sendable, self._connection.sendable, MAX_FRAME)
-        piece = pending.popleft()
-        if len(piece) > size:
-            pending.appendleft(piece[size:])
-            piece = piece[:size]
+        piece = pending[0]
+        start = self._offset
+        end = start + min(self._sendable, self._connection.sendable, MAX_FRAME)
+        if end < len(piece):
+            self._offset = end
+            piece = piece[start:end]
+        else:
+            self._offset = 0
+            pending.popleft()
+            if start:
+                piece = piece[start:]
         self._pending_size -= len(piece)
         return piece
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import pytest
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionState, H2Connection
 from h2.events import (
+    ConnectionTerminated,
     DataReceived,
     Event,
     RequestReceived,
@@ -17,6 +21,8 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes, Settings
+
+from gateway.core.frames import data_frame, headers_frames, settings_frame, window_frame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +35,13 @@ HOST = b"hello.default.localhost"
 GET = b"GET /a?b HTTP/1.1\r\nHost: hello.default.localhost\r\nConnection: close\r\n\r\n"
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds; fails after five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 class Request:
     """A request as the endpoint sees it. `done` is set at its end, or when it is reset (with `reset_code`)."""
 
@@ -36,7 +49,7 @@ class Request:
         self.stream = stream
         self.headers = headers
         self.fields = dict(headers)
-        self.body = b""
+        self.body = bytearray()
         self.trailers: list[tuple[bytes, bytes]] = []
         self.reset_code: int | None = None
         self.done = asyncio.Event()
@@ -88,6 +101,7 @@ class Server:
         elif isinstance(event, StreamReset):
             request.reset_code = event.error_code
             request.done.set()
+            self.window.set()
         elif isinstance(event, StreamEnded):
             request.done.set()
 
@@ -98,9 +112,15 @@ class Server:
         self.h2.send_headers(request.stream, [(b":status", b"200"), *fields], end_stream=end)
         self.flush()
 
+    def raw(self, request: Request, *fields: tuple[bytes, bytes], end: bool = False) -> None:
+        """A header block that the library would not send."""
+        self.flush()
+        block = self.h2.encoder.encode(fields)
+        self.writer.write(headers_frames(request.stream, block, end=end))
+
     async def send(self, request: Request, data: bytes, *, end: bool = False) -> None:
-        """Content, as fast as the windows allow."""
-        while data:
+        """Content, as fast as the windows allow, until the stream is reset."""
+        while data and request.reset_code is None:
             self.window.clear()
             size = min(self.h2.local_flow_control_window(request.stream), self.h2.max_outbound_frame_size, len(data))
             if not size:
@@ -110,7 +130,7 @@ class Server:
             data = data[size:]
             self.flush()
             await self.writer.drain()
-        if end:
+        if end and request.reset_code is None:
             self.h2.end_stream(request.stream)
             self.flush()
 
@@ -187,7 +207,7 @@ async def test_content_both_ways_with_trailers(gateway: Gateway) -> None:
     async def answer(server: Server, request: Request) -> None:
         await request.done.wait()
         server.head(request, (b"trailer", b"x-back"))
-        await server.send(request, request.body[::-1])
+        await server.send(request, bytes(request.body[::-1]))
         server.h2.send_headers(request.stream, [(b"x-back", b"2"), (b"content-length", b"9")], end_stream=True)
         server.flush()
 
@@ -235,3 +255,419 @@ async def test_a_connection_that_is_full(gateway: Gateway) -> None:
     answers = await asyncio.gather(*(ask(gateway, GET) for _ in range(5)))
     assert all(text.endswith(b"hi") for text in answers)
     assert sorted(len(server.requests) for server in endpoint.connections) == [1, 2, 2]
+
+
+STATUS = (b":status", b"200")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (),
+        ((b"x", b"1"),),
+        ((b":status", b"20"),),
+        ((b":status", b"600"),),
+        ((b":status", b"101"),),
+        (STATUS, STATUS),
+        (STATUS, (b":path", b"/")),
+        ((b"x", b"1"), STATUS),
+        (STATUS, (b"X-Upper", b"1")),
+        (STATUS, (b"", b"1")),
+        (STATUS, (b"x y", b"1")),
+        (STATUS, (b"x", b"1\r\nset-cookie: a=b")),
+        (STATUS, (b"x", b"1\x00")),
+        (STATUS, (b"x", b" 1")),
+        (STATUS, (b"x", b"1\t")),
+        (STATUS, (b"connection", b"x")),
+        (STATUS, (b"transfer-encoding", b"chunked")),
+        (STATUS, (b"upgrade", b"x")),
+        (STATUS, (b"keep-alive", b"5")),
+        (STATUS, (b"te", b"trailers")),
+        (STATUS, (b"content-length", b"1"), (b"content-length", b"1")),
+        (STATUS, (b"content-length", b"+1")),
+        (STATUS, *[(b"x", b"1")] * 101),
+    ],
+)
+async def test_malformed_responses_are_502(gateway: Gateway, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    """RFC 9113 section 8: the stream is reset with PROTOCOL_ERROR, the connection's others go on."""
+    release = asyncio.Event()
+
+    async def answer(server: Server, request: Request) -> None:
+        if request.fields[b":path"] == b"/good":
+            await release.wait()
+            server.raw(request, STATUS, end=True)
+        else:
+            server.raw(request, *fields)
+
+    endpoint = await h2c(gateway, answer)
+    good = asyncio.ensure_future(ask(gateway, GET.replace(b"/a?b", b"/good")))
+    answered = await ask(gateway, GET)
+    assert answered.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert gateway.traffic.local_replies["UPE"] == 1
+    release.set()
+    assert (await good).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert len(endpoint.connections) == 1
+    bad = next(request for request in endpoint.requests if request.fields[b":path"] != b"/good")
+    await until(lambda: bad.reset_code == 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces"), [(b"5", [b"four"]), (b"3", [b"four"]), (b"3", [b"fo", b"ur"]), (b"0", [b"x"])]
+)
+async def test_content_that_is_not_as_long_as_announced(gateway: Gateway, length: bytes, pieces: list[bytes]) -> None:
+    """RFC 9113 section 8.1.1: never passed on as if it were whole."""
+
+    async def answer(server: Server, request: Request) -> None:
+        server.raw(request, STATUS, (b"content-length", length))
+        for piece in pieces:
+            server.writer.write(data_frame(request.stream, piece, end=piece is pieces[-1]))
+
+    await h2c(gateway, answer)
+    reader, writer = await gateway.connect()
+    writer.write(GET)
+    text = b""
+    try:
+        text = await reader.read()
+    except ConnectionResetError:
+        return
+    finally:
+        writer.close()
+    head, _, body = text.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 502 ") or (length != b"0" and len(body) < int(length))
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "expected"),
+    [
+        (b"HEAD", (STATUS, (b"content-length", b"5")), b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n"),
+        (b"GET", ((b":status", b"204"),), b"HTTP/1.1 204 No Content\r\n"),
+        (
+            b"GET",
+            ((b":status", b"304"), (b"content-length", b"5")),
+            b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n",
+        ),
+        (b"GET", ((b":status", b"299"), (b"content-length", b"0")), b"HTTP/1.1 299 \r\ncontent-length: 0\r\n"),
+    ],
+)
+@pytest.mark.parametrize("separately", [False, True])
+async def test_responses_without_content(
+    gateway: Gateway, method: bytes, fields: tuple[tuple[bytes, bytes], ...], expected: bytes, separately: bool
+) -> None:
+    """Whether the end comes with the head or in an empty DATA frame."""
+
+    async def answer(server: Server, request: Request) -> None:
+        server.raw(request, *fields, end=not separately)
+        if separately:
+            server.writer.write(data_frame(request.stream, b"", end=True))
+
+    await h2c(gateway, answer)
+    assert await ask(gateway, GET.replace(b"GET", method, 1)) == expected + b"connection: close\r\n\r\n"
+
+
+async def test_interim_responses_pass(gateway: Gateway) -> None:
+    """103 before the final head (RFC 8297); without end they are 502."""
+
+    async def answer(server: Server, request: Request) -> None:
+        for _ in range(20 if b"endless" in request.fields[b":path"] else 2):
+            server.raw(request, (b":status", b"103"), (b"link", b"</a>"))
+        server.raw(request, STATUS, end=True)
+
+    await h2c(gateway, answer)
+    text = await ask(gateway, GET)
+    assert text.startswith(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 2 + b"HTTP/1.1 200 OK\r\n")
+    text = await ask(gateway, GET.replace(b"/a?b", b"/endless"))
+    assert b"HTTP/1.1 502 Bad Gateway\r\n" in text
+
+
+async def test_a_stream_that_the_endpoint_resets(gateway: Gateway) -> None:
+    """502 with the flag UR before the head, a reset after it; the connection stays."""
+
+    async def answer(server: Server, request: Request) -> None:
+        if request.fields[b":path"] == b"/late":
+            server.head(request)
+            server.h2.send_data(request.stream, b"half")
+        if request.fields[b":path"] != b"/good":
+            server.h2.reset_stream(request.stream, 2)
+            server.flush()
+        else:
+            await hello(server, request)
+
+    endpoint = await h2c(gateway, answer)
+    text = await ask(gateway, GET)
+    assert text.startswith(b"HTTP/1.1 502 ")
+    assert b"INTERNAL_ERROR" in text
+    assert gateway.traffic.local_replies["UR"] == 1
+    with suppress(ConnectionResetError):
+        assert not (await ask(gateway, GET.replace(b"/a?b", b"/late"))).endswith(b"0\r\n\r\n")
+    assert (await ask(gateway, GET.replace(b"/a?b", b"/good"))).endswith(b"hi")
+    assert len(endpoint.connections) == 1
+
+
+async def test_refused_streams_are_sent_again(gateway: Gateway) -> None:
+    """REFUSED_STREAM: nothing ran, so a request of any method without content is sent once more; content is gone."""
+    refusals = [0]
+
+    async def answer(server: Server, request: Request) -> None:
+        if refusals[0]:
+            refusals[0] -= 1
+            server.h2.reset_stream(request.stream, 7)
+            server.flush()
+        else:
+            await hello(server, request)
+
+    await h2c(gateway, answer)
+    refusals[0] = 1
+    assert (await ask(gateway, GET.replace(b"GET", b"POST"))).endswith(b"hi")
+    refusals[0] = 1
+    text = await ask(gateway, GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 1\r\n\r\nx")
+    assert text.startswith(b"HTTP/1.1 503 ")
+    refusals[0] = 2
+    assert (await ask(gateway, GET)).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_goaway_lets_what_runs_finish(gateway: Gateway) -> None:
+    """Streams up to the last one finish there, later ones are sent again elsewhere, the connection closes then."""
+    slow = asyncio.Event()
+
+    async def answer(server: Server, request: Request) -> None:
+        if server is endpoint.connections[0]:
+            if request.stream == 1:
+                await slow.wait()
+            else:
+                server.h2.close_connection(last_stream_id=1)
+                server.flush()
+                server.h2.state_machine.state = ConnectionState.SERVER_OPEN  # it goes on, which the library thinks odd
+                return
+        await hello(server, request)
+
+    endpoint = await h2c(gateway, answer)
+    first = asyncio.ensure_future(ask(gateway, GET.replace(b"/a?b", b"/first")))
+    await until(lambda: len(endpoint.requests) == 1)
+    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert len(endpoint.connections) == 2
+    slow.set()
+    assert (await first).endswith(b"hi")
+    await until(lambda: gateway.pools.open == 1)
+
+
+async def test_a_lost_connection_fails_what_was_on_it(gateway: Gateway) -> None:
+    """502 for those in flight (a first stream is not sent again); the next request finds a new connection."""
+    count = [0]
+
+    async def answer(server: Server, request: Request) -> None:
+        count[0] += 1
+        if count[0] == 3:
+            server.writer.transport.abort()
+        elif count[0] > 3:
+            await hello(server, request)
+
+    await h2c(gateway, answer)
+    texts = await asyncio.gather(*(ask(gateway, GET.replace(b"GET", b"POST")) for _ in range(3)))
+    assert all(text.startswith(b"HTTP/1.1 502 ") for text in texts)
+    assert gateway.traffic.local_replies["UC"] == 3
+    assert (await ask(gateway, GET)).endswith(b"hi")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        window_frame(0, 0),
+        window_frame(0, 2**31 - 1),
+        window_frame(999, 1),
+        window_frame(2, 1),
+        settings_frame([(4, 2**31 - 1)]) + window_frame(1, 1) + settings_frame([(4, 2**31)]),
+        data_frame(0, b"", end=False),
+        data_frame(999, b"", end=False),
+        headers_frames(1, b"\x00", end=True),
+    ],
+)
+async def test_a_connection_that_breaks_http2(gateway: Gateway, nonsense: bytes) -> None:
+    """502 for all on it, GOAWAY, and never used again."""
+
+    async def answer(server: Server, request: Request) -> None:
+        if server is endpoint.connections[0]:
+            server.writer.write(nonsense)
+        else:
+            await hello(server, request)
+
+    endpoint = await h2c(gateway, answer)
+    assert (await ask(gateway, GET)).startswith(b"HTTP/1.1 502 ")
+    assert gateway.traffic.local_replies["UPE"] == 1
+    assert (await ask(gateway, GET)).endswith(b"hi")
+    await until(lambda: any(isinstance(event, ConnectionTerminated) for event in endpoint.connections[0].events))
+
+
+async def test_a_client_that_leaves(gateway: Gateway) -> None:
+    """The endpoint learns of it (CANCEL), and the connection stays."""
+    endpoint = await h2c(gateway, ignore)
+    _, writer = await gateway.connect()
+    writer.write(GET)
+    await until(lambda: len(endpoint.requests) == 1)
+    writer.close()
+    await until(lambda: endpoint.requests[0].reset_code == 8)
+    await gateway.idle()
+    assert gateway.pools.open == 1
+
+
+async def ignore(_server: Server, _request: Request) -> None:
+    pass
+
+
+async def test_an_answer_before_the_request_is_complete(gateway: Gateway) -> None:
+    """The client gets it; what the endpoint will not see the end of is reset with NO_ERROR."""
+
+    async def answer(server: Server, request: Request) -> None:
+        server.head(request, (b"content-length", b"2"))
+        await server.send(request, b"no", end=True)
+
+    endpoint = await h2c(gateway, answer)
+    text = await ask(gateway, GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 10\r\n\r\n12345")
+    assert text.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert text.endswith(b"no")
+    await until(lambda: endpoint.requests[0].reset_code == 0)
+
+
+async def test_an_endpoint_that_takes_no_content(gateway: Gateway) -> None:
+    """Its window closes, its client is not read any more, other streams go on; when it opens all arrives, in order."""
+    size = 20_000_000
+
+    async def answer(server: Server, request: Request) -> None:
+        if request.fields[b":method"] == b"GET":
+            server.acknowledges = True
+            await hello(server, request)
+            return
+        await request.done.wait()
+        server.head(request, (b"x-size", b"%d" % len(request.body)), end=True)
+
+    endpoint = await h2c(gateway, answer)
+    assert (await ask(gateway, GET)).endswith(b"hi")
+    server = endpoint.connections[0]
+    server.acknowledges = False
+    reader, writer = await gateway.connect()
+    writer.write(GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: %d\r\n\r\n" % size)
+    writer.write(bytes(range(250)) * (size // 250))
+    await until(lambda: len(endpoint.requests) == 2)
+    upload = endpoint.requests[1]
+    await until(lambda: len(upload.body) == 65535)
+    assert writer.transport.get_write_buffer_size() > 0  # the gateway has stopped reading
+    server.h2.increment_flow_control_window(100_000_000)
+    server.flush()
+    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert len(upload.body) == 65535
+    server.h2.increment_flow_control_window(size, upload.stream)
+    server.flush()
+    text = await reader.read()
+    writer.close()
+    assert b"x-size: %d\r\n" % size in text
+    assert upload.body == bytes(range(250)) * (size // 250)
+
+
+@pytest.mark.parametrize("overruns", [False, True])
+async def test_a_client_that_does_not_read(gateway: Gateway, overruns: bool) -> None:
+    """Its stream's window stays closed, so the endpoint stops, or is stopped; other streams on the connection go on."""
+    sent = [0]
+
+    async def answer(server: Server, request: Request) -> None:
+        if request.fields[b":path"] != b"/big":
+            await hello(server, request)
+            return
+        server.head(request, (b"content-length", b"20000000"))
+        for _ in range(2000):
+            await server.send(request, bytes(10_000))
+            sent[0] += 10_000
+        await server.send(request, b"", end=True)
+
+    endpoint = await h2c(gateway, answer)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", gateway.port))
+        await loop.sock_sendall(client, GET.replace(b"/a?b", b"/big"))
+        before = -1
+        while before != sent[0]:
+            before = sent[0]
+            for _ in range(20):
+                assert (await ask(gateway, GET)).endswith(b"hi")
+        assert 0 < sent[0] < 10_000_000
+        if overruns:
+            big = next(request for request in endpoint.requests if request.fields[b":path"] == b"/big")
+            endpoint.connections[0].writer.write(data_frame(big.stream, b"x", end=False))
+            await until(lambda: big.reset_code == 3)  # FLOW_CONTROL_ERROR
+            assert (await ask(gateway, GET)).endswith(b"hi")
+            return
+        received = 0
+        while received < 20_000_000:
+            received += len(await loop.sock_recv(client, 1 << 20))
+    assert sent[0] == 20_000_000
+
+
+async def test_an_endpoint_that_speaks_http1_only(gateway: Gateway) -> None:
+    """One clear sentence instead of a riddle."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(24)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    gateway.route(await gateway.endpoint(answer), protocol="h2c")
+    text = await ask(gateway, GET)
+    assert text.startswith(b"HTTP/1.1 502 ")
+    assert b"does not speak HTTP/2, though its port is named h2c" in text
+
+
+async def test_an_upgrade_goes_out_in_http1(gateway: Gateway) -> None:
+    """HTTP/2 has no word for it, and servers that speak both take it."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"GET /a?b HTTP/1.1\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        writer.write(await reader.readexactly(4))
+
+    gateway.route(await gateway.endpoint(endpoint), protocol="h2c")
+    reader, writer = await gateway.connect()
+    writer.write(b"GET /a?b HTTP/1.1\r\nHost: %b\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nping" % HOST)
+    assert (await reader.read()).endswith(b"ping")
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["h2c", "http1", "silent"])
+async def test_a_port_without_a_name_is_asked(gateway: Gateway, kind: str) -> None:
+    """autodetect-http2: HTTP/2 for whoever greets in it, HTTP/1.1 for who answers otherwise or not at all; once."""
+    prefaces = [0]
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if head.startswith(b"PRI "):
+                prefaces[0] += 1
+                if kind == "silent":
+                    await reader.read()
+                writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n")
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    port = (await h2c(gateway)).port if kind == "h2c" else await gateway.endpoint(plain)
+    gateway.route(port, protocol="detect")
+    for _ in range(3):
+        assert (await ask(gateway, GET)).endswith(b"hi")
+    assert prefaces[0] == (kind != "h2c")
+
+
+async def test_concurrency_counts_streams(gateway: Gateway) -> None:
+    """containerConcurrency holds for requests, however many fit on a connection."""
+    running: list[Request] = []
+    release = asyncio.Event()
+
+    async def answer(server: Server, request: Request) -> None:
+        running.append(request)
+        await release.wait()
+        await hello(server, request)
+
+    endpoint = Endpoint(gateway, answer, {})
+    await endpoint.start()
+    gateway.route(endpoint.port, protocol="h2c", container_concurrency=2)
+    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(5)]
+    await until(lambda: gateway.activator.parked == 3 and len(running) == 2)
+    release.set()
+    assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
