@@ -28,6 +28,7 @@ __all__ = [
     "QueueTimeout",
     "RequestTimeout",
     "ResponseStartTimeout",
+    "Stopping",
     "StreamRefused",
     "StreamReset",
     "TooManyConnections",
@@ -136,6 +137,13 @@ class TooManyConnections(GatewayError):
     status = 429
     response_flag = "RL"
     limit = "connections-per-client"
+
+
+class Stopping(GatewayError):
+    """The gateway stops, and the request has had its grace period."""
+
+    status = 503
+    response_flag = "DR"
 
 
 # --- where it would go ------------------------------------------------------------------------------------------------

@@ -7,9 +7,15 @@ dies and is replaced takes over the very same socket with the connections that q
 JSON line on standard input, which the parent keeps open: end of file means that the parent is gone, and so is the
 worker at once (on Linux the kernel sees to it as well, PR_SET_PDEATHSIG, for a worker too busy to look).
 
-SIGTERM or SIGINT drains: no new connections, idle ones are closed, each response in flight says `Connection: close`,
-and when the last is through or the grace period is over the process ends with status 0. SIGUSR1 and SIGHUP reopen the
-access log.
+SIGTERM or SIGINT drains: no new connections, each response in flight says `Connection: close`, and when the last is
+through the process ends with status 0. Requests and tunnels that outlive the grace period are broken off.
+
+A connection that is idle at that moment is closed LULL seconds later, if nothing came on it. To close it at once, as
+nginx does, would lose the request of a client that sends on it at the same instant, and under load there are always
+some; a client that asks again within LULL gets its answer with `Connection: close`, and one that has been silent for
+that long is that unlikely to begin in the round trip that the closing takes. (HTTP/2 has GOAWAY for it.)
+
+SIGUSR1 reopens the access log.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from math import inf
 from random import random
 from typing import TYPE_CHECKING
 
@@ -53,7 +60,9 @@ __all__ = ["Assignment", "Worker", "parse_assignment", "serialise_assignment"]
 _PR_SET_PDEATHSIG = 1
 FIRST_SNAPSHOT_WAIT = 3.0
 """Seconds that a new worker keeps connections waiting for its first snapshot."""
+LULL = 2.0
 _DRAIN_POLL = 0.02
+_LAST_WORDS = 1.0  # for the answers to what was broken off
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +70,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What the parent gives a worker: its number, listening descriptors, and the one over which it is asked for its
-    status."""
+    status. `succeeds`: another worker serves on the same sockets until this one is ready."""
 
     config: GatewayConfig
     index: int
     external: list[int]
     cluster_local: list[int]
     status_channel: int
+    succeeds: bool
 
 
 def serialise_assignment(assignment: Assignment) -> bytes:
@@ -78,6 +88,7 @@ def serialise_assignment(assignment: Assignment) -> bytes:
         "external": assignment.external,
         "clusterLocal": assignment.cluster_local,
         "statusChannel": assignment.status_channel,
+        "succeeds": assignment.succeeds,
     }
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -85,7 +96,14 @@ def serialise_assignment(assignment: Assignment) -> bytes:
 def parse_assignment(line: bytes) -> Assignment:
     body = orjson.loads(line)
     config = parse_config(body["config"].encode())
-    return Assignment(config, body["index"], body["external"], body["clusterLocal"], body["statusChannel"])
+    return Assignment(
+        config,
+        body["index"],
+        external=body["external"],
+        cluster_local=body["clusterLocal"],
+        status_channel=body["statusChannel"],
+        succeeds=body["succeeds"],
+    )
 
 
 class Worker:
@@ -147,19 +165,27 @@ class Worker:
         self.activator.apply(update, snapshot)
         self._informed.set()
 
-    async def run(self, stop: asyncio.Event, external: list[socket.socket], cluster_local: list[socket.socket]) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        external: list[socket.socket],
+        cluster_local: list[socket.socket],
+        *,
+        succeeds: bool = False,
+    ) -> None:
         """Serve on the given sockets until `stop` is set, then drain.
 
         Connections are accepted from the first snapshot on, so that a worker that was started in another's place does
         not deny services that it has not heard of yet: they wait in the sockets' backlog. After FIRST_SNAPSHOT_WAIT
-        they are accepted all the same, and told (NotReady)."""
+        they are accepted all the same, and told (NotReady); not so where this one succeeds another, which serves
+        meanwhile."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.feed.run(), name="feed"),
                 group.create_task(self.reporter.run(), name="reporter"),
             ]
-            await self._first_snapshot(stop)
+            await self._first_snapshot(stop, inf if succeeds else FIRST_SNAPSHOT_WAIT)
             servers = [await loop.create_server(self.external.protocol, sock=sock, backlog=1024) for sock in external]
             servers += [
                 await loop.create_server(self.cluster_local.protocol, sock=sock, backlog=1024) for sock in cluster_local
@@ -170,26 +196,40 @@ class Worker:
             await self._drain()
             for task in tasks:
                 task.cancel()
+        for listener in (self.external, self.cluster_local):
+            listener.close()
         await self.activator.close()
         self.pools.close()
         self.access_log.close()
 
-    async def _first_snapshot(self, stop: asyncio.Event) -> None:
+    async def _first_snapshot(self, stop: asyncio.Event, patience: float) -> None:
         loop = asyncio.get_running_loop()
         waits = [loop.create_task(event.wait()) for event in (self._informed, stop)]
-        await asyncio.wait(waits, timeout=FIRST_SNAPSHOT_WAIT, return_when=asyncio.FIRST_COMPLETED)
+        timeout = None if patience == inf else patience
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
     async def _drain(self) -> None:
         self._draining = True
-        self.external.drain()
-        self.cluster_local.drain()
+        grace = self._config.drain_grace
+        for listener in (self.external, self.cluster_local):
+            listener.drain(min(LULL, grace))
+        if not await self._empty(grace):
+            for listener in (self.external, self.cluster_local):
+                listener.break_off()
+            await self._empty(_LAST_WORDS)
+
+    async def _empty(self, patience: float) -> bool:
+        """Wait until nobody is connected; False if that takes longer than `patience` seconds."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.drain_grace
+        deadline = loop.time() + patience
         # Looked at now and then, so that no request pays for an event that matters once in a process's life.
-        while (self.exchanges.in_flight or self.traffic.downstream_connections) and loop.time() < deadline:  # noqa: ASYNC110
+        while self.exchanges.in_flight or self.traffic.downstream_connections:
+            if loop.time() >= deadline:
+                return False
             await asyncio.sleep(_DRAIN_POLL)
+        return True
 
     def status(self) -> WorkerStatus:
         """What /readyz and /metrics say of this worker."""
@@ -254,7 +294,8 @@ async def _serve(assignment: Assignment) -> None:
     gc.freeze()
     # The request path makes no cycles; the default (700) would have the collector look at each batch of log entries.
     gc.set_threshold(20_000, 20, 20)
-    await worker.run(stop, _sockets(assignment.external), _sockets(assignment.cluster_local))
+    external, cluster_local = _sockets(assignment.external), _sockets(assignment.cluster_local)
+    await worker.run(stop, external, cluster_local, succeeds=assignment.succeeds)
     status.close()
 
 

@@ -49,7 +49,15 @@ from gateway.core.http1 import (
     serialise_last_chunk,
     serialise_response,
 )
-from gateway.errors import BodyTooSlow, GatewayError, HeadTimeout, Overloaded, ProtocolError, TooManyConnections
+from gateway.errors import (
+    BodyTooSlow,
+    GatewayError,
+    HeadTimeout,
+    Overloaded,
+    ProtocolError,
+    Stopping,
+    TooManyConnections,
+)
 from gateway.net.downstream2 import Connection
 from gateway.net.halfclose import ResetWatch
 
@@ -211,11 +219,20 @@ class Listener:
         if self.clients.limit and not peer.is_trusted:
             self.clients.leave(peer.address.decode())
 
-    def drain(self) -> None:
-        """Close the connections that wait for a request; the others close after their response."""
+    def drain(self, lull: float) -> None:
+        """Each response is its connection's last; those on which nothing comes for `lull` seconds are closed."""
         self.draining = True
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(lull)
+
+    def break_off(self) -> None:
+        """End what is in hand, now."""
+        for connection in list(self.connections):
+            connection.break_off()
+
+    def close(self) -> None:
+        """After the last connection."""
+        self.resets.close()
 
 
 def _negotiated_http2(transport: asyncio.BaseTransport) -> bool:
@@ -672,11 +689,18 @@ class Downstream(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self.set_deadline(self._listener.loop.time() + FLUSH_TIMEOUT)
 
-    def drain(self) -> None:
-        """Close as soon as no request is on its way: now, or after the response in hand."""
+    def drain(self, lull: float) -> None:
+        """Close after the response in hand, or the next if it is asked for within `lull` seconds."""
         self._keep = False
         if self._phase is _HEAD and not self._buffer:
-            self._transport.close()
+            self.set_deadline(min(self._deadline, self._listener.loop.time() + lull))
+
+    def break_off(self) -> None:
+        """Tell the client that the gateway stops, where it can still be told."""
+        if self._exchange is not None:
+            self._exchange.fail(Stopping("The gateway is stopping."))
+        else:
+            self._transport.abort()
 
     def _refuse(self, error: GatewayError, head: RequestHead | None = None) -> None:
         """Answer a request that never became an exchange, and close."""

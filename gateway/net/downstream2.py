@@ -61,7 +61,7 @@ from gateway.core.frames import (
 from gateway.core.grpc import is_grpc, local_reply
 from gateway.core.http1 import parse_request
 from gateway.core.http2 import request_text, request_trailers, response_fields, trailer_fields
-from gateway.errors import BadRequest, BodyTooSlow, ProtocolError
+from gateway.errors import BadRequest, BodyTooSlow, ProtocolError, Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -470,14 +470,22 @@ class Connection(asyncio.Protocol):
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Take no more streams, and close after the last."""
+    def drain(self, _lull: float = 0.0) -> None:
+        """Take no more streams, and close after the last. Nothing is lost on a connection without one: GOAWAY says
+        what was heard."""
         if self._draining or self._closing:
             return
         self._draining = True
         self.send(goaway_frame(MAX_WINDOW, ErrorCode.NO_ERROR) + ping_frame(_PING, acknowledges=False))
         self._goaway_at = self.loop.time() + DRAIN_WAIT
         self._arm(self._goaway_at)
+
+    def break_off(self) -> None:
+        """End the streams that are left, and the connection with them. After `drain`."""
+        for stream in list(self._streams.values()):
+            stream.stop()
+        if not self._closing:
+            self._say_last()
 
     def _say_last(self) -> None:
         self._goaway_at = inf
@@ -715,6 +723,11 @@ class Stream:
             connection.send(window_frame(self.number, self._unreturned))
             self._window += self._unreturned
             self._unreturned = 0
+
+    def stop(self) -> None:
+        """The gateway stops: tell the client, where it can still be told."""
+        if self._exchange is not None:
+            self._exchange.fail(Stopping("The gateway is stopping."))
 
     def abandon(self) -> None:
         """The client gave the stream up, or is gone."""

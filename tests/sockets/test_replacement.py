@@ -1,0 +1,282 @@
+"""Workers, and the whole gateway, are replaced while requests come: none fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway.contract import (
+    FEED_PATH,
+    Endpoint,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Split,
+    Update,
+    serialise_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiohttp.test_utils import TestServer
+    from pytest_aiohttp.plugin import AiohttpServer
+
+HOST = "hello.default.localhost"
+GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+POST = f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nhello".encode()
+
+
+@pytest.fixture
+async def feed(aiohttp_server: AiohttpServer) -> TestServer:
+    """A controller with one service, whose endpoint says hello; slowly under /slow."""
+
+    async def hello(request: web.Request) -> web.Response:
+        await request.read()
+        if request.path == "/slow":
+            await asyncio.sleep(0.5)
+        return web.Response(text="hello")
+
+    async def follow(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        await websocket.receive()
+        key = RevisionId("default", "hello-00001")
+        endpoint = Endpoint("127.0.0.1", backend.port or 0, "pod", ready=True)
+        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,))
+        routes = {RouteId("default", "hello"): (RouteRule(HOST, (Split(key, 100),)),)}
+        await websocket.send_str(serialise_message(Update(0, 7, routes, {key: revision})))
+        async for _ in websocket:
+            pass
+        return websocket
+
+    endpoint = web.Application()
+    endpoint.router.add_route("*", "/{tail:.*}", hello)
+    backend = await aiohttp_server(endpoint)
+    application = web.Application()
+    application.router.add_get(FEED_PATH, follow)
+    return await aiohttp_server(application)
+
+
+class Running:
+    """A gateway process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
+        self.process = process
+        self.port, self.local, self.admin = ports
+
+    def workers(self) -> set[int]:
+        pid = self.process.pid
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+    async def ready(self) -> None:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with session.get(f"http://127.0.0.1:{self.admin}/readyz") as response:
+                        if response.status == 200:
+                            return
+                await asyncio.sleep(0.02)
+
+    async def replaced(self, before: set[int], count: int) -> None:
+        """Wait until `count` workers serve, none of them of those before."""
+        async with asyncio.timeout(60):
+            while (now := self.workers()) & before or len(now) != count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await self.ready()
+
+
+@asynccontextmanager
+async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncIterator[Running]:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    ports = [part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}", "--feed-token-file", str(token)),
+        *(*ports, "--drain-grace", "10", *options),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        running = Running(process, [int(port) for port in re.findall(rb":(\d+)", line)])
+        await running.ready()
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        async with asyncio.timeout(30):
+            await process.wait()
+
+
+class Load:
+    """Clients that ask in turn, some on connections they keep, some on a new one for each request. What a client of a
+    keep-alive connection does is what they all do: it opens a new one after `Connection: close`, and after the server
+    closed it between two requests. It never sends a request twice."""
+
+    def __init__(self, port: int) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._port = port
+        self._stop = False
+        self._tasks = [asyncio.ensure_future(self._client(kept=number % 2 == 0)) for number in range(12)]
+
+    async def more(self, count: int) -> None:
+        """Wait for `count` more answers."""
+        target = self.outcomes.total() + count
+        async with asyncio.timeout(60):
+            while self.outcomes.total() < target:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> Counter[str]:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+        return self.outcomes
+
+    async def _client(self, *, kept: bool) -> None:
+        reader: asyncio.StreamReader | None = None
+        writer: asyncio.StreamWriter | None = None
+        turn = 0
+        while not self._stop:
+            turn += 1
+            try:
+                async with asyncio.timeout(20):
+                    if reader is None or writer is None or reader.at_eof():
+                        if writer is not None:
+                            writer.close()
+                        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                    writer.write(POST if turn % 3 == 0 else GET)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert await reader.readexactly(5) == b"hello"
+                self.outcomes[head.split(b"\r\n")[0].decode()] += 1
+                is_last = not kept or b"connection: close" in head.lower()
+            except (OSError, asyncio.IncompleteReadError, TimeoutError, AssertionError) as error:
+                self.outcomes[repr(error)] += 1
+                is_last = True
+            if is_last and writer is not None:
+                writer.close()
+                reader = writer = None
+            await asyncio.sleep(0.002)
+        if writer is not None:
+            writer.close()
+
+
+@pytest.mark.slow
+async def test_workers_are_replaced_without_a_failed_request(feed: TestServer, tmp_path: Path) -> None:
+    """SIGHUP: successors on the same sockets, one after the other, and the old ones drain."""
+    async with started(feed, tmp_path, "--workers", "2") as gateway:
+        load = Load(gateway.port)
+        for _ in range(3):
+            await load.more(200)
+            before = gateway.workers()
+            gateway.process.send_signal(signal.SIGHUP)
+            await gateway.replaced(before, 2)
+        await load.more(200)
+        assert set(await load.stop()) == {"HTTP/1.1 200 OK"}
+        assert load.outcomes.total() > 800
+
+
+@pytest.mark.slow
+async def test_the_whole_gateway_is_replaced_without_a_failed_request(feed: TestServer, tmp_path: Path) -> None:
+    """SIGUSR2: the process begins anew under its own number, with its sockets; a request in hand is finished."""
+    async with started(feed, tmp_path) as gateway, aiohttp.ClientSession() as session:
+        load = Load(gateway.port)
+        for _ in range(2):
+            await load.more(200)
+            before = gateway.workers()
+            url = f"http://127.0.0.1:{gateway.port}/slow"
+            slow = asyncio.ensure_future(session.get(url, headers={"Host": HOST}))
+            gateway.process.send_signal(signal.SIGUSR2)
+            await gateway.replaced(before, 1)
+            assert await (await slow).text() == "hello"
+        # A worker that the new image started is looked after by it.
+        before = gateway.workers()
+        await load.more(200)
+        assert set(await load.stop()) == {"HTTP/1.1 200 OK"}
+        os.kill(next(iter(before)), signal.SIGKILL)
+        await gateway.replaced(before, 1)
+        gateway.process.terminate()
+        async with asyncio.timeout(20):
+            assert await gateway.process.wait() == 0
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_could_not_start_is_not_put_in_place(feed: TestServer, tmp_path: Path) -> None:
+    """The old one goes on, and the log says why."""
+    async with started(feed, tmp_path) as gateway:
+        before = gateway.workers()
+        (tmp_path / "token").rename(tmp_path / "moved")
+        gateway.process.send_signal(signal.SIGUSR2)
+        load = Load(gateway.port)
+        await load.more(300)
+        await until(lambda: gateway.workers() == before)  # the one that asked has ended
+        assert set(await load.stop()) == {"HTTP/1.1 200 OK"}
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_loses_its_own_requests_only(feed: TestServer, tmp_path: Path) -> None:
+    """kill -9: connections that wait on its socket, and the other worker's, are served."""
+    async with started(feed, tmp_path, "--workers", "2") as gateway:
+        load = Load(gateway.port)
+        await load.more(200)
+        before = gateway.workers()
+        victim = next(iter(before))
+        os.kill(victim, signal.SIGKILL)
+        await gateway.replaced({victim}, 2)
+        await load.more(200)
+        outcomes = await load.stop()
+        failures = outcomes.total() - outcomes["HTTP/1.1 200 OK"]
+        assert failures <= 12  # each client had one request in hand at most
+
+
+@pytest.mark.slow
+async def test_a_stop_serves_what_had_arrived(feed: TestServer, tmp_path: Path) -> None:
+    """SIGTERM: each connection that was made is answered, later ones are refused; the process ends with 0."""
+    async with started(feed, tmp_path) as gateway:
+        load = Load(gateway.port)
+        await load.more(300)
+        gateway.process.terminate()
+        async with asyncio.timeout(20):
+            assert await gateway.process.wait() == 0
+        outcomes = await load.stop()
+        assert all(outcome == "HTTP/1.1 200 OK" or "ConnectionRefused" in outcome for outcome in outcomes), outcomes
+
+
+@pytest.mark.slow
+async def test_a_stop_serves_what_waits_to_be_accepted(feed: TestServer, tmp_path: Path) -> None:
+    """A worker that was too busy to accept when the stop came finds the connection on its socket, and answers."""
+    async with started(feed, tmp_path) as gateway:
+        (worker,) = gateway.workers()
+        os.kill(worker, signal.SIGSTOP)
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(POST)
+        gateway.process.terminate()
+        await asyncio.sleep(
+            0.5
+        )  # the parent gives up its sockets meanwhile; too short a sleep proves less, never fails
+        os.kill(worker, signal.SIGCONT)
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"connection: close\r\n" in answer
+            assert await gateway.process.wait() == 0
+        writer.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
