@@ -572,6 +572,7 @@ class Stream:
         "_exchange",
         "_expects",
         "_head",
+        "_held",
         "_left",
         "_paused",
         "_queue",
@@ -609,6 +610,7 @@ class Stream:
         self._request_ended = False
         self._code = ErrorCode.NO_ERROR  # of the reset after the response, if there is to be one
         self._responding = False
+        self._held: list[Field] | None = None
         self._paused = False
         self._window = STREAM_WINDOW
         self._withheld = 0  # while paused
@@ -787,11 +789,15 @@ class Stream:
             self._give_back(withheld)
 
     def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
-        """Send the head of the final response; it is also the end where no content follows."""
+        """Send the head of the final response; it is also the end where no content follows. Held back if something
+        follows at once: where that is the end, head and end must be one frame for gRPC to see a status in it."""
         self._responding = has_body
         if self._rate is not None:
             self._rate.excused = True
-        self._connection.send_fields(self.number, response_fields(head), end=not has_body)
+        if hold and has_body:
+            self._held = response_fields(head)
+        else:
+            self._connection.send_fields(self.number, response_fields(head), end=not has_body)
 
     def respond_whole(self, head: ResponseHead, content: bytes) -> None:
         """Send a response of known length and finish."""
@@ -821,6 +827,8 @@ class Stream:
         connection = self._connection
         if self._rate is not None:
             self._rate.excused = True
+        if self._held is not None:
+            self._send_held(end=False)
         if not self._queue:
             position, size = 0, len(data)
             while position < size:
@@ -878,7 +886,17 @@ class Stream:
         else:
             self._send_end(trailers)
 
+    def _send_held(self, *, end: bool) -> None:
+        assert self._held is not None
+        held, self._held = self._held, None
+        self._connection.send_fields(self.number, held, end=end)
+
     def _send_end(self, trailers: list[bytes]) -> None:
+        if self._held is not None:
+            self._send_held(end=not trailers)
+            if not trailers:
+                self._finished()
+                return
         if trailers:
             self._connection.send_fields(self.number, trailer_fields(trailers), end=True)
         else:

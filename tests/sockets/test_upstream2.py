@@ -404,7 +404,7 @@ async def test_a_stream_that_the_endpoint_resets(gateway: Gateway) -> None:
 
 
 async def test_refused_streams_are_sent_again(gateway: Gateway) -> None:
-    """REFUSED_STREAM: nothing ran, so a request of any method without content is sent once more; content is gone."""
+    """REFUSED_STREAM: nothing ran, so a request of any method is sent once more, with its content."""
     refusals = [0]
 
     async def answer(server: Server, request: Request) -> None:
@@ -415,12 +415,13 @@ async def test_refused_streams_are_sent_again(gateway: Gateway) -> None:
         else:
             await hello(server, request)
 
-    await h2c(gateway, answer)
+    endpoint = await h2c(gateway, answer)
     refusals[0] = 1
     assert (await ask(gateway, GET.replace(b"GET", b"POST"))).endswith(b"hi")
     refusals[0] = 1
     text = await ask(gateway, GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 1\r\n\r\nx")
-    assert text.startswith(b"HTTP/1.1 503 ")
+    assert text.endswith(b"hi")
+    assert endpoint.requests[-1].body == b"x"
     refusals[0] = 2
     assert (await ask(gateway, GET)).startswith(b"HTTP/1.1 503 ")
 
