@@ -28,6 +28,7 @@ __all__ = [
     "QueueTimeout",
     "RequestTimeout",
     "ResponseStartTimeout",
+    "RevisionFailed",
     "Stopping",
     "StreamRefused",
     "StreamReset",
@@ -41,10 +42,12 @@ __all__ = [
 
 
 class GatewayError(Exception):
-    """A request the gateway answers itself, with `status`; `response_flag` is for the access log and the metrics."""
+    """A request the gateway answers itself, with `status`; `response_flag` is for the access log and the metrics,
+    `fields` are lines that go with the answer."""
 
     status: ClassVar[int] = 500
     response_flag: ClassVar[str] = "-"
+    fields: ClassVar[bytes] = b""
     limit: ClassVar[str] = ""
     """The limit that the request ran into, as its metric calls it; "" for none."""
 
@@ -171,10 +174,20 @@ class NoRevision(GatewayError):
 
 
 class QueueFull(GatewayError):
-    """As many requests, or bytes of them, wait as may wait."""
+    """As many requests, or bytes of them, wait as may wait. The queue moves while there is an endpoint, so it is worth
+    asking again soon."""
 
     status = 503
     response_flag = "UO"
+    fields = b"retry-after: 1\r\n"
+
+
+class RevisionFailed(GatewayError):
+    """The revision's pods can't start, so nobody waits for them. Kubernetes tries again with a growing back-off."""
+
+    status = 503
+    response_flag = "UH"
+    fields = b"retry-after: 10\r\n"
 
 
 class QueueTimeout(GatewayError):

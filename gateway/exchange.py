@@ -608,7 +608,7 @@ class Exchange:
             self._end(False)
             self._downstream.reset()
         else:
-            self._reply(error.status, str(error))
+            self._reply(error.status, str(error), error.fields)
 
     def _reply(self, status: int, text: str, extra: bytes = b"") -> None:
         self._status = status

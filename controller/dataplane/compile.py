@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from controller.apis import labels
+from controller.apis import conditions, labels
 from controller.apis import revision as revisions
 from controller.apis.meta import is_deleting, labels_of, name_of, namespace_of
 from gateway.contract import Endpoint, Probe, Revision, RevisionId, RouteId, RouteRule, Split
@@ -128,7 +128,17 @@ def revision(obj: JsonObject, slices: Iterable[JsonObject]) -> Revision:
         protocol=view.protocol,
         probe=probe(view),
         endpoints=endpoints(slices),
+        failure=failure(view),
     )
+
+
+def failure(view: revisions.Revision) -> str:
+    """Why the pods that are wanted now can't start, "" if they may. A revision at zero is given another try: what its
+    last pods died of says nothing certain about the next."""
+    if conditions.status_of(view.conditions, revisions.ACTIVE) == conditions.FALSE:
+        return ""
+    found = [conditions.get(view.conditions, type_) for type_ in revisions.CONDITIONS.dependents]
+    return next((one.message or one.reason for one in found if one is not None and one.is_false), "")
 
 
 def _seconds(value: int | None) -> float | None:

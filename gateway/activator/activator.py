@@ -7,6 +7,10 @@ queue bounded per revision and per worker (`queue_limit`, `worker_queue_limit`; 
 the queue time-out (QueueTimeout). A waiter is a future; `core.throttler` says whose turn it is and where the request
 goes. A client that leaves cancels its `acquire`, and the place in the queue is free.
 
+Where the controller says that a revision's pods can't start (a command that is not there, a crash at each start), those
+who wait are told so at once (RevisionFailed), and who comes after them too, for as long as no endpoint serves. Their
+requests count as load all the same, so the controller goes on trying.
+
 An endpoint has capacity when this worker's own probe of it passed; the requests that wait for it are sent out in that
 same callback. Its capacity goes when it leaves the snapshot, when Kubernetes withdraws its readiness, or when a
 connect to it fails (`Lease.fail`); in the last two cases it is probed again. Where the gateway can't run the
@@ -27,9 +31,11 @@ from typing import TYPE_CHECKING
 from gateway.activator.prober import Prober
 from gateway.contract import Probe
 from gateway.core.throttler import Place, Throttler
-from gateway.errors import GatewayError, NoRevision, QueueFull, QueueTimeout
+from gateway.errors import GatewayError, NoRevision, QueueFull, QueueTimeout, RevisionFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
     from gateway.core.throttler import Woken
 
@@ -129,7 +135,7 @@ class Activator:
     async def acquire(self, revision: RevisionId) -> Lease:
         """A lease, after waiting for it if need be. Cancelling gives up the place in the queue.
 
-        Raises NoRevision (unknown, or removed meanwhile), QueueFull, QueueTimeout.
+        Raises NoRevision (unknown, or removed meanwhile), QueueFull, QueueTimeout, RevisionFailed.
         """
         unit = self._units.get(revision)
         if unit is None:
@@ -177,6 +183,8 @@ class Activator:
     def _park(self, unit: _Unit, waiter: _Waiter) -> None:
         throttler = unit.throttler
         is_cold = throttler.capacity == 0 and throttler.waiting == 0
+        if unit.revision.failure and throttler.capacity == 0:
+            raise _failed(unit.revision)
         if self.parked >= self._worker_queue_limit:
             self.counters.queue_full += 1
             raise QueueFull(f"{self.parked} requests wait at this gateway worker, which is as many as may")
@@ -210,6 +218,8 @@ class Activator:
             self._judge(unit, place, was_ready=before.pop(place, False))
         for gone in before:
             self._prober.stop(gone)
+        if revision.failure and throttler.capacity == 0:
+            _turn_away(throttler.clear(), _failed(revision))
 
     def _judge(self, unit: _Unit, place: Place, *, was_ready: bool) -> None:
         """Open, close or probe a place after an update."""
@@ -244,9 +254,13 @@ class Activator:
         for place in unit.throttler.places:
             self._prober.stop(place)
         unit.throttler.update((), unit.revision.container_concurrency)
-        for waiter in unit.throttler.clear():
-            if not waiter.done():
-                waiter.set_result(_no_revision(key))
+        _turn_away(unit.throttler.clear(), _no_revision(key))
+
+
+def _turn_away(waiters: Iterable[_Waiter], error: GatewayError) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(error)
 
 
 def _dispatch(unit: _Unit, woken: Woken[_Waiter]) -> None:
@@ -266,6 +280,10 @@ def _hand_on(unit: _Unit, waiter: _Waiter) -> None:
         outcome = waiter.result()
         if isinstance(outcome, Place):
             _dispatch(unit, unit.throttler.release(outcome))
+
+
+def _failed(revision: Revision) -> RevisionFailed:
+    return RevisionFailed(f"revision {revision.id} can't start: {revision.failure}")
 
 
 def _no_revision(key: RevisionId) -> NoRevision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,6 +44,26 @@ def test_a_service_that_cannot_start_says_why(
     revision = condition(platform.get("rev", "hello-00001"))
     assert message in revision["message"]
     assert reason in revision["reason"]
+
+
+def test_a_request_does_not_wait_for_what_cannot_start(platform: Platform) -> None:
+    """A revision at zero whose process crashes: the request that wakes it is told why within seconds, not after its
+    time-out; and when the application is repaired, the same revision serves."""
+    platform.kubectl(
+        *("patch", "configmap", "config-autoscaler", "-n", "knative-serving", "--type", "merge"),
+        *("-p", json.dumps({"data": {"allow-zero-initial-scale": "true"}})),
+    )
+    repaired = platform.folder / "repaired"
+    application = shlex.join(platform.service()["spec"]["template"]["spec"]["containers"][0]["command"])
+    command = ["sh", "-c", f"test -e {repaired} || {{ echo no database >&2; exit 3; }}; exec {application}"]
+    platform.apply(platform.service(annotations={"initial-scale": "0"}, container={"command": command}))
+    platform.wait_ready("hello")
+    refused = platform.ask("hello")
+    assert (refused.status, refused.fields["retry-after"]) == (503, "10")
+    assert "hello-00001 can't start" in refused.text
+    assert "no database" in refused.text
+    repaired.touch()
+    wait_for("the repaired application", lambda: platform.ask("hello").text == "one", 40)
 
 
 def test_an_application_that_never_listens(platform: Platform) -> None:

@@ -130,6 +130,30 @@ def test_a_revision_carries_its_numbers_and_names():
     assert (plain.timeout, plain.response_start_timeout, plain.probe) == (300.0, None, Probe())
 
 
+def condition(type_, status, reason="", message=""):
+    return {"type": type_, "status": status, "reason": reason, "message": message}
+
+
+HEALTHY = condition("ContainerHealthy", "True")
+CRASHED = condition("ContainerHealthy", "False", "ExitCode3", "Container failed with: no such file")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "failure"),
+    [
+        ([], ""),
+        ([HEALTHY, condition("ResourcesAvailable", "Unknown", "Deploying")], ""),
+        ([CRASHED, condition("Active", "Unknown", "Queued")], "Container failed with: no such file"),
+        ([HEALTHY, condition("ResourcesAvailable", "False", "ImagePullBackOff")], "ImagePullBackOff"),
+        ([CRASHED, condition("Active", "False", "NoTraffic")], ""),
+    ],
+    ids=["new", "deploying", "crashed", "without a message", "crashed before it was scaled to zero"],
+)
+def test_a_revision_whose_pods_cannot_start_says_why(conditions, failure):
+    """For as long as pods are wanted; from zero it is given another try."""
+    assert compile.revision({**revision(), "status": {"conditions": conditions}}, []).failure == failure
+
+
 @pytest.mark.parametrize(
     ("container", "expected"),
     [

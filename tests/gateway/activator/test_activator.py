@@ -8,7 +8,7 @@ import pytest
 from gateway.activator.activator import Activator, Lease
 from gateway.contract import Endpoint, Probe, Revision, RevisionId, Snapshot, Update
 from gateway.contract import apply as apply_update
-from gateway.errors import NoRevision, QueueFull, QueueTimeout
+from gateway.errors import NoRevision, QueueFull, QueueTimeout, RevisionFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,8 +24,16 @@ class World:
         self.activator = activator
         self.snapshot = Snapshot()
 
-    def set(self, *endpoints: Endpoint, limit: int = 0, probe: Probe | None = CONNECT, timeout: float = 300) -> None:
-        self.give({ID: Revision(ID, container_concurrency=limit, endpoints=endpoints, probe=probe, timeout=timeout)})
+    def set(
+        self,
+        *endpoints: Endpoint,
+        limit: int = 0,
+        probe: Probe | None = CONNECT,
+        timeout: float = 300,
+        failure: str = "",
+    ) -> None:
+        settings = {"container_concurrency": limit, "probe": probe, "timeout": timeout, "failure": failure}
+        self.give({ID: Revision(ID, endpoints=endpoints, **settings)})
 
     def give(self, revisions: dict[RevisionId, Revision | None]) -> None:
         update = Update(self.snapshot.version, self.snapshot.version + 1, {}, revisions)
@@ -107,6 +115,32 @@ async def test_a_removed_revision_fails_its_waiters(world: World, until) -> None
     for task in tasks:
         with pytest.raises(NoRevision):
             await task
+
+
+async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endpoint, until) -> None:
+    """Who waits is told why, at once, and who comes later too; as soon as the controller has hope again, they wait."""
+    world.set()
+    waiting = await world.asked(3, until)
+    world.set(failure="Container failed with: no such file")
+    for task in waiting:
+        with pytest.raises(RevisionFailed, match="no such file"):
+            await asyncio.wait_for(task, 5)
+    with pytest.raises(RevisionFailed, match="hello-00001 can't start"):
+        await world.activator.acquire(ID)
+    world.set()
+    [task] = await world.asked(1, until)
+    world.set(ready)
+    (await asyncio.wait_for(task, 5)).release()
+
+
+async def test_a_failure_does_not_matter_while_an_endpoint_serves(world: World, ready: Endpoint, until) -> None:
+    """A crash-looping second replica takes nothing from the first, and its requests may queue."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    world.set(ready, limit=1, failure="ExitCode1")
+    [task] = await world.asked(1, until)
+    lease.release()
+    (await asyncio.wait_for(task, 5)).release()
 
 
 async def test_the_queue_of_a_revision_is_bounded(until) -> None:
