@@ -141,7 +141,8 @@ class Revision:
     `container_concurrency` 0 means no limit. `response_start_timeout` and `idle_timeout` None mean none.
     `probe` None means: trust Kubernetes' readiness only (exec readiness probes and startup probes, which the gateway
     can't run). `service` and `configuration` are names for metrics, "" where there is none. `failure` says why its pods
-    can't start, "" while they may: without an endpoint that serves, requests are told so at once.
+    can't start, "" while they may: without an endpoint that serves, requests are told so at once. `queue_timeout` is how
+    long a request may wait for an endpoint, None what the gateway is set to.
     """
 
     id: RevisionId
@@ -155,6 +156,7 @@ class Revision:
     probe: Probe | None = field(default_factory=Probe)
     endpoints: tuple[Endpoint, ...] = ()
     failure: str = ""
+    queue_timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +405,7 @@ def _revision_out(revision: Revision) -> dict[str, Any]:
         "probe": revision.probe and [revision.probe.path, revision.probe.fields, revision.probe.timeout],
         "endpoints": [[end.host, end.port, end.pod, end.ready] for end in revision.endpoints],
         "failure": revision.failure,
+        "queueTimeout": revision.queue_timeout,
     }
 
 
@@ -420,6 +423,7 @@ def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
         probe=None if probe is None else Probe(probe[0], _fields_in(probe[1]), float(probe[2])),
         endpoints=tuple(Endpoint(host, int(port), pod, bool(ready)) for host, port, pod, ready in body["endpoints"]),
         failure=str(body["failure"]),
+        queue_timeout=body["queueTimeout"],
     )
 
 

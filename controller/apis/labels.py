@@ -47,6 +47,9 @@ DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 AUTOSCALING_PAUSED = "autoscaling.zerogate.dev/paused"
 """Ours: "true" on a Revision leaves its scale to whoever sets it by hand."""
 
+QUEUE_TIMEOUT = "queue.zerogate.dev/timeout"
+"""Ours, on a Revision: how long a request may wait for a replica, as a Go duration."""
+
 # finalizers
 ROUTE_FINALIZER = "routes.serving.knative.dev"
 

@@ -74,6 +74,20 @@ def validate_annotations(annotations: Mapping[str, str], path: str) -> Iterator[
             continue
         if value < 0 or value % 1:
             yield invalid(join(path, key), annotations[key], "must be a whole number of seconds, and not negative")
+    yield from _queue_timeout(annotations, path)
+
+
+def _queue_timeout(annotations: Mapping[str, str], path: str) -> Iterator[FieldError]:
+    text = annotations.get(labels.QUEUE_TIMEOUT)
+    if text is None:
+        return
+    try:
+        value = parse_duration(text)
+    except ValueError as error:
+        yield invalid(join(path, labels.QUEUE_TIMEOUT), text, str(error))
+        return
+    if value <= 0:
+        yield invalid(join(path, labels.QUEUE_TIMEOUT), text, "must be longer than 0")
 
 
 def _name(meta: JsonObject) -> Iterator[FieldError]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.apis import conditions, labels
 from controller.apis import revision as revisions
+from controller.apis.durations import parse_duration
 from controller.apis.meta import is_deleting, labels_of, name_of, namespace_of
 from gateway.contract import Endpoint, Probe, Revision, RevisionId, RouteId, RouteRule, Split
 
@@ -129,7 +130,18 @@ def revision(obj: JsonObject, slices: Iterable[JsonObject]) -> Revision:
         probe=probe(view),
         endpoints=endpoints(slices),
         failure=failure(view),
+        queue_timeout=queue_timeout(obj),
     )
+
+
+def queue_timeout(obj: JsonObject) -> float | None:
+    """How long its requests may wait for a replica, None as the gateway has it. Admission refused an annotation that is
+    no duration; one that got past it counts as absent."""
+    text = labels.lookup(obj, labels.QUEUE_TIMEOUT)
+    try:
+        return parse_duration(text) if text else None
+    except ValueError:
+        return None
 
 
 def failure(view: revisions.Revision) -> str:

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 The warm path is `try_acquire`: synchronous, no task, no future. When it says None the request waits in `acquire`, in a
 queue bounded per revision and per worker (`queue_limit`, `worker_queue_limit`; at either bound QueueFull), for at most
-the queue time-out (QueueTimeout). A waiter is a future; `core.throttler` says whose turn it is and where the request
+the queue time-out (QueueTimeout; the revision's own, the gateway's, or the revision's for the whole request). A waiter is a future; `core.throttler` says whose turn it is and where the request
 goes. A client that leaves cancels its `acquire`, and the place in the queue is free.
 
 Where the controller says that a revision's pods can't start (a command that is not there, a crash at each start), those
@@ -96,7 +96,7 @@ class Lease:
 class Activator:
     """All revisions of one worker. To be made and used within the running loop.
 
-    `queue_timeout` in seconds; None means each revision's own request time-out.
+    `queue_timeout` in seconds, for revisions that name none of their own; None means their request time-out.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Activator:
     async def _wait(self, unit: _Unit) -> Place:
         waiter: _Waiter = self._loop.create_future()
         self._park(unit, waiter)
-        timeout = unit.revision.timeout if self._queue_timeout is None else self._queue_timeout
+        timeout = unit.revision.queue_timeout or self._queue_timeout or unit.revision.timeout
         timer = self._loop.call_later(timeout, self._expire, unit, waiter, timeout)
         try:
             outcome = await waiter

@@ -60,6 +60,7 @@ def revisions(draw: st.DrawFn, key: RevisionId) -> Revision:
         protocol=draw(st.sampled_from(["http1", "h2c"])),
         probe=draw(st.none() | st.builds(Probe, st.none() | texts, fields, seconds)),
         failure=draw(texts),
+        queue_timeout=draw(st.none() | seconds),
         endpoints=tuple(
             draw(st.lists(st.builds(Endpoint, names, st.integers(1, 65535), names, st.booleans()), max_size=2))
         ),

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from controller.apis import kinds
+from controller.apis import kinds, labels
 from controller.apis.defaults import apply_defaults
+from controller.apis.metaspec import validate_annotations
 from controller.apis.validation import example_checksum, validate
 from controller.config.store import Config, update
 
@@ -121,6 +122,16 @@ def test_annotations_of_a_service(annotations: dict[str, str], problem: str) -> 
 def test_annotations_that_are_right(annotations: dict[str, str]) -> None:
     """Knative's own keys in both spellings pass, and those of others whatever they say."""
     assert _texts(_service(annotations=annotations)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"), [("soon", "duration"), ("0s", "longer than 0"), ("-1s", "longer than 0"), ("30", "unit")]
+)
+def test_the_queue_time_out_is_a_duration(value: str, detail: str) -> None:
+    """Longer than nothing."""
+    [error] = map(str, validate_annotations({labels.QUEUE_TIMEOUT: value}, "metadata.annotations"))
+    assert error.startswith(f"invalid value: {value}: metadata.annotations.queue.zerogate.dev/timeout\n")
+    assert detail in error
 
 
 def test_annotations_of_a_template() -> None:

@@ -130,6 +130,15 @@ def test_a_revision_carries_its_numbers_and_names():
     assert (plain.timeout, plain.response_start_timeout, plain.probe) == (300.0, None, Probe())
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30.0), ("1m500ms", 60.5), ("soon", None), (None, None)])
+def test_a_queue_time_out_of_its_own(text, seconds):
+    """In seconds; what is no duration counts as absent."""
+    obj = revision()
+    if text is not None:
+        obj["metadata"]["annotations"] = {labels.QUEUE_TIMEOUT: text}
+    assert compile.revision(obj, []).queue_timeout == seconds
+
+
 def condition(type_, status, reason="", message=""):
     return {"type": type_, "status": status, "reason": reason, "message": message}
 

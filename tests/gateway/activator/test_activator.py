@@ -179,11 +179,15 @@ async def test_the_queue_time_out_is_the_revisions_time_out(world: World) -> Non
     assert world.activator.waiting() == []
 
 
-async def test_a_configured_queue_time_out_wins() -> None:
-    """`queue_timeout` holds for every revision."""
+async def test_whose_queue_time_out_holds() -> None:
+    """The revision's own, else what the gateway is set to, else the time-out of the whole request."""
     activator = Activator(queue_timeout=0.01)
-    World(activator).set(timeout=300)
-    with pytest.raises(QueueTimeout):
+    world = World(activator)
+    world.set(timeout=300)
+    with pytest.raises(QueueTimeout, match=r"within 0\.01 s"):
+        await activator.acquire(ID)
+    world.give({ID: Revision(ID, timeout=300, queue_timeout=0.02)})
+    with pytest.raises(QueueTimeout, match=r"within 0\.02 s"):
         await activator.acquire(ID)
 
 
