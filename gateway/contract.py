@@ -141,8 +141,8 @@ class Revision:
     `container_concurrency` 0 means no limit. `response_start_timeout` and `idle_timeout` None mean none.
     `probe` None means: trust Kubernetes' readiness only (exec readiness probes and startup probes, which the gateway
     can't run). `service` and `configuration` are names for metrics, "" where there is none. `failure` says why its pods
-    can't start, "" while they may: without an endpoint that serves, requests are told so at once. `queue_timeout` is how
-    long a request may wait for an endpoint, None what the gateway is set to.
+    can't start, "" while they may: without an endpoint that serves, requests are told so at once. `queue_timeout` is
+    how long a request may wait for an endpoint, None what the gateway is set to.
     """
 
     id: RevisionId

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 The warm path is `try_acquire`: synchronous, no task, no future. When it says None the request waits in `acquire`, in a
 queue bounded per revision and per worker (`queue_limit`, `worker_queue_limit`; at either bound QueueFull), for at most
-the queue time-out (QueueTimeout; the revision's own, the gateway's, or the revision's for the whole request). A waiter is a future; `core.throttler` says whose turn it is and where the request
-goes. A client that leaves cancels its `acquire`, and the place in the queue is free.
+the queue time-out (QueueTimeout): the revision's own, else the gateway's, else the one for the revision's requests. A
+waiter is a future; `core.throttler` says whose turn it is and where the request goes. A client that leaves cancels its
+`acquire`, and the place in the queue is free.
 
 Where the controller says that a revision's pods can't start (a command that is not there, a crash at each start), those
 who wait are told so at once (RevisionFailed), and who comes after them too, for as long as no endpoint serves. Their

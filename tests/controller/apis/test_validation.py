@@ -125,7 +125,7 @@ def test_annotations_that_are_right(annotations: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "detail"), [("soon", "duration"), ("0s", "longer than 0"), ("-1s", "longer than 0"), ("30", "unit")]
+    ("value", "detail"), [("soon", "duration"), ("0s", "longer than 0"), ("-1s", "longer than 0"), ("30", "duration")]
 )
 def test_the_queue_time_out_is_a_duration(value: str, detail: str) -> None:
     """Longer than nothing."""
