@@ -27,6 +27,7 @@ import uvloop
 from gateway.config import ConfigError, GatewayConfig, Limits, parse_address, parse_network
 from gateway.listeners import ADMIN, Listeners, bind
 from gateway.net.accesslog import open_log
+from gateway.net.tls import CertificateFiles, UnusableCertificate
 from gateway.options import GroupedCommand, limit_options
 from gateway.supervisor import Handover, Supervisor
 
@@ -55,7 +56,8 @@ def run(config: GatewayConfig, *, exit_with_parent: bool = False, only_check: bo
         return 2
     print(
         f"gateway: listening on {listeners.bound('external')}, "
-        f"cluster-local on {listeners.bound('cluster_local')}, admin on {listeners.bound(ADMIN)}",
+        f"cluster-local on {listeners.bound('cluster_local')}, admin on {listeners.bound(ADMIN)}"
+        + (f", TLS on {listeners.bound('tls')}" if config.tls_listen else ""),
         flush=True,
     )
     left = uvloop.run(_supervise(_with_files(config), handover, listeners, exit_with_parent=exit_with_parent))
@@ -70,6 +72,11 @@ def _check(config: GatewayConfig) -> None:
         pass
     if config.access_log not in ("", "-"):
         os.close(open_log(config.access_log))
+    if config.tls_certificate is not None and config.tls_key is not None:
+        try:
+            CertificateFiles(config.tls_certificate, config.tls_key)
+        except UnusableCertificate as error:
+            raise ConfigError(f"{config.tls_certificate} with {config.tls_key}: {error}.") from error
 
 
 def _with_files(config: GatewayConfig) -> GatewayConfig:
@@ -110,6 +117,13 @@ def _end_with_parent() -> None:
 @click.command(cls=GroupedCommand, context_settings={"show_default": True})
 @click.option("--listen", default="127.0.0.1:8080", help="HOST:PORT for external hosts.")
 @click.option("--cluster-local-listen", default="127.0.0.1:8081", help="HOST:PORT for cluster-local hosts.")
+@click.option("--tls-listen", metavar="HOST:PORT", help="HOST:PORT for external hosts over TLS.  [default: no TLS]")
+@click.option(
+    "--tls-certificate",
+    type=click.Path(path_type=Path),
+    help="PEM file with the certificate chain for hosts without one of their own. Read again when it changes.",
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file with its private key.")
 @click.option("--admin-listen", default="127.0.0.1:9090", help="HOST:PORT for /healthz, /readyz and /metrics.")
 @click.option("--feed", "feed_url", required=True, help="The controller's feed, like ws://127.0.0.1:9080/v1/feed.")
 @click.option("--feed-token-file", required=True, type=click.Path(path_type=Path), help="File with the feed's token.")
@@ -135,6 +149,9 @@ def main(
     *,
     listen: str,
     cluster_local_listen: str,
+    tls_listen: str | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     admin_listen: str,
     feed_url: str,
     feed_token_file: Path,
@@ -169,6 +186,9 @@ def main(
             access_log=access_log,
             snapshot_file=snapshot_file,
             drain_grace=drain_grace,
+            tls_listen=None if tls_listen is None else parse_address(tls_listen),
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
             limits=Limits(**limits),
             trusted_proxies=tuple(map(parse_network, trusted_proxies)),
         )

@@ -115,7 +115,8 @@ class GatewayConfig:
     """`listen` is for external hosts, `cluster_local_listen` for cluster-local ones, `admin_listen` for /healthz,
     /readyz and /metrics. `access_log` is a file, "-" for standard output, "" for none.
     `drain_grace`: seconds that requests in flight get to finish at a stop. `trusted_proxies`: peers that are believed
-    about where requests come from."""
+    about where requests come from. `tls_listen` is for external hosts over TLS, None for no TLS; `tls_certificate` and
+    `tls_key` are PEM files for hosts without a certificate from the controller."""
 
     feed_url: str
     feed_token_file: Path
@@ -128,6 +129,9 @@ class GatewayConfig:
     drain_grace: float = 30.0
     limits: Limits = field(default_factory=Limits)
     trusted_proxies: tuple[Network, ...] = ()
+    tls_listen: Address | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
@@ -136,6 +140,10 @@ class GatewayConfig:
             raise ConfigError(f"{self.workers} workers can't serve anything; the least is 1.")
         if self.drain_grace < 0:
             raise ConfigError("The drain's grace period can't be negative.")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError("A TLS certificate and its key come together: --tls-certificate FILE --tls-key FILE.")
+        if self.tls_certificate is not None and self.tls_listen is None:
+            raise ConfigError("A TLS certificate needs an address to serve it on, like --tls-listen 127.0.0.1:8443.")
 
 
 def parse_address(text: str) -> Address:
@@ -167,7 +175,9 @@ def parse_config(text: bytes) -> GatewayConfig:
     for name in ("listen", "cluster_local_listen", "admin_listen"):
         body[name] = parse_address(body[name])
     body["feed_token_file"] = Path(body["feed_token_file"])
-    body["snapshot_file"] = None if body["snapshot_file"] is None else Path(body["snapshot_file"])
+    body["tls_listen"] = body["tls_listen"] and parse_address(body["tls_listen"])
+    for name in ("snapshot_file", "tls_certificate", "tls_key"):
+        body[name] = body[name] and Path(body[name])
     body["trusted_proxies"] = tuple(map(parse_network, body["trusted_proxies"]))
     body["limits"] = Limits(**body["limits"])
     return GatewayConfig(**body)

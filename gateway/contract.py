@@ -9,14 +9,17 @@ names the state it starts from (`base`) and the one it makes (`version`); a work
 answers each applied update with `Ack(version)`, and reports `Stats` once a second, or at once when a revision that
 was idle gets a request (the poke that starts a cold revision).
 
-State is two maps, each replaced entry by entry: routes (a KIngress and its rules) and revisions (how to treat a
-request for it, and its endpoints). Everything is immutable; `apply` makes a new `Snapshot` and leaves the old one be,
-so that a request in flight keeps the table it was routed by. The copy is one of pointers, some 0.1 ms for ten thousand
-entries.
+State is three maps, each replaced entry by entry: routes (a KIngress and its rules), revisions (how to treat a request
+for it, and its endpoints) and certificates (a TLS Secret and the hosts it is for). Everything is immutable; `apply`
+makes a new `Snapshot` and leaves the old one be, so that a request in flight keeps the table it was routed by. The copy
+is one of pointers, some 0.1 ms for ten thousand entries.
 
 A whole state of ten thousand routes is 17 MB and a second of work at either end, during which nobody would be served.
 It travels in parts of PART entries (`whole`), with room for other work between them; `Resync` compares them with the
 state that is held, which after a lost connection is nearly the same, and what is left is a change like any other.
+
+An Update may carry private keys: they are in no `repr` and in no error message, and whoever stores one makes the file
+readable by its owner only.
 
 Messages are JSON text frames `{"type": ..., ...}`, one message a frame. Durations are seconds (float), sizes bytes.
 """
@@ -37,6 +40,8 @@ __all__ = [
     "FEED_PATH",
     "PART",
     "Ack",
+    "Certificate",
+    "CertificateId",
     "ContractError",
     "Endpoint",
     "Fields",
@@ -88,6 +93,16 @@ class RouteId(NamedTuple):
     name: str
 
 
+class CertificateId(NamedTuple):
+    """The Secret a certificate comes from; as text `namespace/name`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A share of a rule's requests; the percents of one rule sum to 100 and none is 0."""
@@ -103,7 +118,8 @@ class RouteRule:
 
     `host` is lower-case without a port. A `cluster_local` rule answers on the cluster-local listener only, any other
     on the external listener only. `append_fields` are *set* on the request (a client's own value is replaced),
-    as Knative's ingress conformance asks.
+    as Knative's ingress conformance asks. With a `redirect_port` above 0, a request that came without TLS is sent to
+    https on that port, if there is a certificate for the host; 0 serves it.
     """
 
     host: str
@@ -113,6 +129,7 @@ class RouteRule:
     match_fields: Fields = ()
     append_fields: Fields = ()
     rewrite_host: str | None = None
+    redirect_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +177,24 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What TLS needs for some hosts: lower-case names, or `*.` and a parent for every name one label below it. `chain`
+    is PEM, the server's certificate first; `key` its unencrypted private key, PEM."""
+
+    id: CertificateId
+    hosts: tuple[str, ...]
+    chain: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All a gateway knows. Version 0 is "nothing yet"."""
 
     version: int = 0
     routes: Mapping[RouteId, tuple[RouteRule, ...]] = field(default_factory=lambda: MappingProxyType({}))
     revisions: Mapping[RevisionId, Revision] = field(default_factory=lambda: MappingProxyType({}))
+    certificates: Mapping[CertificateId, Certificate] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +206,7 @@ class Update:
     version: int
     routes: Mapping[RouteId, tuple[RouteRule, ...] | None]
     revisions: Mapping[RevisionId, Revision | None]
+    certificates: Mapping[CertificateId, Certificate | None] = field(default_factory=dict)
     more: bool = False
 
 
@@ -226,6 +256,7 @@ def apply(snapshot: Snapshot, update: Update) -> Snapshot:
         version=update.version,
         routes=_merged(snapshot.routes, update.routes),
         revisions=_merged(snapshot.revisions, update.revisions),
+        certificates=_merged(snapshot.certificates, update.certificates),
     )
 
 
@@ -243,14 +274,17 @@ def _merged(old: Mapping[Any, Any], changes: Mapping[Any, Any]) -> Mapping[Any, 
 def whole(snapshot: Snapshot) -> Iterator[Update]:
     """The state as it travels: a single update while it is small, else parts of PART entries."""
     version = snapshot.version
-    if len(snapshot.routes) + len(snapshot.revisions) > PART:
-        for routes in _batches(snapshot.routes):
-            yield Update(0, version, routes, {}, more=True)
-        for revisions in _batches(snapshot.revisions):
-            yield Update(0, version, {}, revisions, more=True)
+    routes, revisions, certificates = snapshot.routes, snapshot.revisions, snapshot.certificates
+    if len(routes) + len(revisions) + len(certificates) > PART:
+        for batch in _batches(routes):
+            yield Update(0, version, batch, {}, more=True)
+        for batch in _batches(revisions):
+            yield Update(0, version, {}, batch, more=True)
+        for batch in _batches(certificates):
+            yield Update(0, version, {}, {}, batch, more=True)
         yield Update(0, version, {}, {})
     else:
-        yield Update(0, version, snapshot.routes, snapshot.revisions)
+        yield Update(0, version, routes, revisions, certificates)
 
 
 def _batches(entries: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
@@ -262,13 +296,14 @@ def _batches(entries: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
 class Resync:
     """A whole state that arrives in parts, and what it changes in the state that is held. `version` is its own."""
 
-    __slots__ = ("_held", "_revisions", "_routes", "_version")
+    __slots__ = ("_certificates", "_held", "_revisions", "_routes", "_version")
 
     def __init__(self, held: Snapshot, version: int) -> None:
         self._held = held
         self._version = version
         self._routes = _Difference(held.routes)
         self._revisions = _Difference(held.revisions)
+        self._certificates = _Difference(held.certificates)
 
     def add(self, part: Update) -> None:
         """Take in the next part. Raises ContractError if it belongs to something else."""
@@ -276,10 +311,17 @@ class Resync:
             raise ContractError(f"version {part.base} to {part.version} amid the whole state {self._version}")
         self._routes.add(part.routes)
         self._revisions.add(part.revisions)
+        self._certificates.add(part.certificates)
 
     def change(self) -> Update:
         """From the state that is held to the one that has arrived."""
-        return Update(self._held.version, self._version, self._routes.changes(), self._revisions.changes())
+        return Update(
+            self._held.version,
+            self._version,
+            self._routes.changes(),
+            self._revisions.changes(),
+            self._certificates.changes(),
+        )
 
 
 class _Difference:
@@ -318,7 +360,7 @@ def serialise_message(message: Message) -> str:
                 "type": "stats",
                 "stats": [[*stat.revision, stat.average_concurrency, stat.request_count] for stat in stats],
             }
-        case Update(base, version, routes, revisions, more):
+        case Update(base, version, routes, revisions, certificates, more):
             body = {
                 "type": "update",
                 "base": base,
@@ -326,6 +368,7 @@ def serialise_message(message: Message) -> str:
                 "more": more,
                 "routes": [[*key, rules and [_rule_out(rule) for rule in rules]] for key, rules in routes.items()],
                 "revisions": [[*key, value and _revision_out(value)] for key, value in revisions.items()],
+                "certificates": [[*key, value and _certificate_out(value)] for key, value in certificates.items()],
             }
     return orjson.dumps(body).decode()
 
@@ -360,6 +403,10 @@ def _message_in(body: dict[str, Any]) -> Message:
                     RevisionId(ns, name): None if value is None else _revision_in(RevisionId(ns, name), value)
                     for ns, name, value in body["revisions"]
                 },
+                certificates={
+                    CertificateId(ns, name): None if value is None else _certificate_in(CertificateId(ns, name), value)
+                    for ns, name, value in body["certificates"]
+                },
                 more=bool(body["more"]),
             )
         case unknown:
@@ -374,6 +421,7 @@ def _rule_out(rule: RouteRule) -> dict[str, Any]:
         "matchFields": rule.match_fields,
         "appendFields": rule.append_fields,
         "rewriteHost": rule.rewrite_host,
+        "redirectPort": rule.redirect_port,
         "splits": [[*split.revision, split.percent, split.append_fields] for split in rule.splits],
     }
 
@@ -386,6 +434,7 @@ def _rule_in(body: dict[str, Any]) -> RouteRule:
         match_fields=_fields_in(body["matchFields"]),
         append_fields=_fields_in(body["appendFields"]),
         rewrite_host=body["rewriteHost"],
+        redirect_port=int(body["redirectPort"]),
         splits=tuple(
             Split(RevisionId(ns, name), int(percent), _fields_in(fields))
             for ns, name, percent, fields in body["splits"]
@@ -425,6 +474,15 @@ def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
         failure=str(body["failure"]),
         queue_timeout=body["queueTimeout"],
     )
+
+
+def _certificate_out(certificate: Certificate) -> list[Any]:
+    return [certificate.hosts, certificate.chain, certificate.key]
+
+
+def _certificate_in(certificate_id: CertificateId, body: list[Any]) -> Certificate:
+    hosts, chain, key = body
+    return Certificate(certificate_id, tuple(hosts), chain, key)
 
 
 def _fields_in(pairs: list[list[str]]) -> Fields:

@@ -40,7 +40,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.deadlines import Deadlines
-from gateway.core.fields import client_address, may_switch, request_head
+from gateway.core.fields import client_address, https_location, may_switch, request_head, scheme
 from gateway.core.http1 import ResponseHead
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import (
@@ -122,7 +122,8 @@ def request_ids(random: Callable[[], float]) -> Iterator[bytes]:
 
 
 class Exchanges:
-    """What the exchanges of one worker share. `random` gives floats in [0, 1)."""
+    """What the exchanges of one worker share. `random` gives floats in [0, 1); `has_certificate` says whether a host (a
+    Host value) can be asked over TLS."""
 
     def __init__(
         self,
@@ -135,6 +136,7 @@ class Exchanges:
         access_log: AccessLog,
         random: Callable[[], float],
         queue_bytes: int,
+        has_certificate: Callable[[bytes], bool],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.routes = routes
@@ -149,6 +151,7 @@ class Exchanges:
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.queue_bytes = queue_bytes
+        self.has_certificate = has_certificate
         self.early_bytes = 0
         self.request_ids = request_ids(random)
 
@@ -268,6 +271,8 @@ class Exchange:
         if head.others is not None and head.others.get(b"k-network-probe") == b"probe":
             self._answer_probe(destination)
             return
+        if rule.redirect_port and self._is_redirected(rule.redirect_port):
+            return
         served = shared.served.get(destination.revision)
         if served is None:
             raise NoRevision(f"The route's revision {destination.revision} is not known here (any more).")
@@ -300,6 +305,18 @@ class Exchange:
             return
         known = destination.additions.value(b"k-network-hash") or wanted
         self._reply(200, "probe", b"k-network-hash: %b\r\n" % known)
+
+    def _is_redirected(self, port: int) -> bool:
+        """Send a request without TLS to https, if the host has a certificate: 301, as Knative's conformance asks."""
+        head = self._head
+        host = head.host or b""
+        if scheme(head, self._downstream.peer) != b"http" or not self._shared.has_certificate(host):
+            return False
+        location = https_location(host, head.target, port)
+        if location is None:
+            return False
+        self._reply(301, "This host is served over HTTPS.", b"location: %b\r\n" % location)
+        return True
 
     def _seek_in_task(self) -> None:
         shared = self._shared

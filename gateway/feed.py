@@ -295,10 +295,11 @@ def _lines(snapshot: Snapshot) -> Iterator[bytes]:
 
 
 def _save(path: Path, lines: Iterable[bytes]) -> None:
-    """Replace the file in one step. A full disk costs the file, not the gateway."""
+    """Replace the file in one step; it may hold private keys. A full disk costs the file, not the gateway."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        draft.unlink(missing_ok=True)  # whoever else made it could read what is written to it
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())

@@ -95,6 +95,8 @@ def bind(config: GatewayConfig, inherited: Mapping[tuple[str, str], list[list[in
     """Listen where the configuration says. `inherited` are the descriptors that the parent's last image left, by role
     and address; what is not wanted of them is closed. Raises ConfigError."""
     addresses = {"external": config.listen, "cluster_local": config.cluster_local_listen, ADMIN: config.admin_listen}
+    if config.tls_listen is not None:
+        addresses["tls"] = config.tls_listen
     left = dict(inherited)
     roles = {}
     for name, address in addresses.items():

@@ -155,6 +155,7 @@ class WorkerProcess:
                 index,
                 external=descriptors["external"],
                 cluster_local=descriptors["cluster_local"],
+                tls=descriptors.get("tls", []),
                 status_channel=theirs.fileno(),
                 succeeds=succeeds,
             )

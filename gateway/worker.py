@@ -50,6 +50,7 @@ from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus
 from gateway.net.downstream import Listener
 from gateway.net.pool import Pools
+from gateway.net.tls import CertificateFiles, Certificates, TlsListener
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the parent gives a worker: its number, listening descriptors, and the one over which it is asked for its
-    status. `succeeds`: another worker serves on the same sockets until this one is ready."""
+    """What the parent gives a worker: its number, listening descriptors (`tls` is empty without TLS), and the one over
+    which it is asked for its status. `succeeds`: another worker serves on the same sockets until this one is ready."""
 
     config: GatewayConfig
     index: int
     external: list[int]
     cluster_local: list[int]
+    tls: list[int]
     status_channel: int
     succeeds: bool
 
@@ -87,6 +89,7 @@ def serialise_assignment(assignment: Assignment) -> bytes:
         "index": assignment.index,
         "external": assignment.external,
         "clusterLocal": assignment.cluster_local,
+        "tls": assignment.tls,
         "statusChannel": assignment.status_channel,
         "succeeds": assignment.succeeds,
     }
@@ -101,6 +104,7 @@ def parse_assignment(line: bytes) -> Assignment:
         body["index"],
         external=body["external"],
         cluster_local=body["clusterLocal"],
+        tls=body["tls"],
         status_channel=body["statusChannel"],
         succeeds=body["succeeds"],
     )
@@ -131,6 +135,7 @@ class Worker:
             snapshot_file=config.snapshot_file,
         )
         self.reporter = Reporter(poke=self.feed.poke, report=self.feed.report)
+        self.certificates = None if config.tls_listen is None else Certificates(_default_certificate(config))
         self.exchanges = Exchanges(
             routes=RouteTable(),
             activator=self.activator,
@@ -140,9 +145,11 @@ class Worker:
             access_log=self.access_log,
             random=random,
             queue_bytes=config.limits.queue_bytes,
+            has_certificate=_no_certificate if self.certificates is None else self.certificates.covers,
         )
         self.external = self._listener(cluster_local=False)
         self.cluster_local = self._listener(cluster_local=True)
+        self.tls = None if self.certificates is None else TlsListener(self.external, self.certificates)
         self._draining = False
         self._informed = asyncio.Event()
 
@@ -163,6 +170,8 @@ class Worker:
         except ValueError as error:
             raise ContractError(str(error)) from error
         self.activator.apply(update, snapshot)
+        if self.certificates is not None:
+            self.certificates.apply(update)
         self._informed.set()
 
     async def run(
@@ -170,6 +179,7 @@ class Worker:
         stop: asyncio.Event,
         external: list[socket.socket],
         cluster_local: list[socket.socket],
+        tls: list[socket.socket],
         *,
         succeeds: bool = False,
     ) -> None:
@@ -190,6 +200,8 @@ class Worker:
             servers += [
                 await loop.create_server(self.cluster_local.protocol, sock=sock, backlog=1024) for sock in cluster_local
             ]
+            if self.tls is not None:
+                servers += [await loop.create_server(self.tls.protocol, sock=sock, backlog=1024) for sock in tls]
             await stop.wait()
             for server in servers:
                 server.close()
@@ -213,23 +225,30 @@ class Worker:
     async def _drain(self) -> None:
         self._draining = True
         grace = self._config.drain_grace
-        for listener in (self.external, self.cluster_local):
+        for listener in self._listeners():
             listener.drain(min(LULL, grace))
         if not await self._empty(grace):
-            for listener in (self.external, self.cluster_local):
+            for listener in self._listeners():
                 listener.break_off()
             await self._empty(_LAST_WORDS)
+
+    def _listeners(self) -> list[Listener | TlsListener]:
+        return [self.external, self.cluster_local, *([] if self.tls is None else [self.tls])]
 
     async def _empty(self, patience: float) -> bool:
         """Wait until nobody is connected; False if that takes longer than `patience` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         # Looked at now and then, so that no request pays for an event that matters once in a process's life.
-        while self.exchanges.in_flight or self.traffic.downstream_connections:
+        while self._is_busy():
             if loop.time() >= deadline:
                 return False
             await asyncio.sleep(_DRAIN_POLL)
         return True
+
+    def _is_busy(self) -> bool:
+        traffic = self.traffic
+        return bool(self.exchanges.in_flight or traffic.downstream_connections or traffic.tls_handshaking)
 
     def status(self) -> WorkerStatus:
         """What /readyz and /metrics say of this worker."""
@@ -245,6 +264,10 @@ class Worker:
             ("downstream_http2_connections", "gauge", "Those of them that speak HTTP/2.", traffic.http2_connections),
             ("upstream_connections", "gauge", "Open connections to endpoints.", self.pools.open),
             ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
+            ("tls_certificates", "gauge", "Certificates in the routing state.", len(self.certificates or ())),
+            ("tls_handshaking", "gauge", "Connections in their TLS handshake.", traffic.tls_handshaking),
+            ("tls_handshakes", "counter", "TLS handshakes that succeeded.", traffic.tls_handshakes),
+            ("tls_resumed", "counter", "Those of them that resumed a session.", traffic.tls_resumed),
             ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
             ("queue_full", "counter", "Requests refused because too many waited.", counters.queue_full),
             ("queue_timeouts", "counter", "Requests that waited too long.", counters.timeouts),
@@ -266,6 +289,9 @@ class Worker:
         faults: dict[tuple[str, ...], tuple[float, ...]] = {
             (code,): (float(count),) for code, count in traffic.http2_faults.items()
         }
+        failures: dict[tuple[str, ...], tuple[float, ...]] = {
+            (reason,): (float(count),) for reason, count in traffic.tls_failures.items()
+        }
         version: dict[tuple[str, ...], tuple[float, ...]] = {(str(self._index),): (float(self.feed.snapshot.version),)}
         return [
             *families,
@@ -274,9 +300,20 @@ class Worker:
                 "zerogate_gateway_limit_refusals", "counter", "Clients that ran into a limit.", ("limit",), refusals
             ),
             Family("zerogate_gateway_http2_faults", "counter", "Connections ended, by error code.", ("code",), faults),
+            Family("zerogate_gateway_tls_failures", "counter", "Failed handshakes, by reason.", ("reason",), failures),
             Family("zerogate_gateway_codec", "gauge", "Workers by HTTP/1.1 codec.", ("name",), {(CODEC.name,): (1.0,)}),
             Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
         ]
+
+
+def _default_certificate(config: GatewayConfig) -> CertificateFiles | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return CertificateFiles(config.tls_certificate, config.tls_key)
+
+
+def _no_certificate(_host: bytes) -> bool:
+    return False
 
 
 async def _serve(assignment: Assignment) -> None:
@@ -294,8 +331,8 @@ async def _serve(assignment: Assignment) -> None:
     gc.freeze()
     # The request path makes no cycles; the default (700) would have the collector look at each batch of log entries.
     gc.set_threshold(20_000, 20, 20)
-    external, cluster_local = _sockets(assignment.external), _sockets(assignment.cluster_local)
-    await worker.run(stop, external, cluster_local, succeeds=assignment.succeeds)
+    sockets = [_sockets(each) for each in (assignment.external, assignment.cluster_local, assignment.tls)]
+    await worker.run(stop, *sockets, succeeds=assignment.succeeds)
     status.close()
 
 

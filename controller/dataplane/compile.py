@@ -21,7 +21,17 @@ from controller.apis import conditions, labels
 from controller.apis import revision as revisions
 from controller.apis.durations import parse_duration
 from controller.apis.meta import is_deleting, labels_of, name_of, namespace_of
-from gateway.contract import Endpoint, Probe, Revision, RevisionId, RouteId, RouteRule, Split
+from gateway.contract import (
+    Certificate,
+    CertificateId,
+    Endpoint,
+    Probe,
+    Revision,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Split,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -221,9 +231,10 @@ class Delta:
 
     routes: dict[RouteId, Rules | None] = field(default_factory=dict)
     revisions: dict[RevisionId, Revision | None] = field(default_factory=dict)
+    certificates: dict[CertificateId, Certificate | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.routes or self.revisions)
+        return bool(self.routes or self.revisions or self.certificates)
 
 
 class Table:

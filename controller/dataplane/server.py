@@ -128,7 +128,7 @@ class FeedServer:
         if not delta and self._snapshot.version:
             return
         version = self._snapshot.version + 1
-        update = Update(self._snapshot.version, version, delta.routes, delta.revisions)
+        update = Update(self._snapshot.version, version, delta.routes, delta.revisions, delta.certificates)
         self._snapshot = apply(self._snapshot, update)
         for route_id, rules in delta.routes.items():
             if rules is None:

@@ -38,7 +38,19 @@ if TYPE_CHECKING:
     from gateway.core.http1 import RequestHead
     from gateway.core.proxies import TrustedProxies
 
-__all__ = ["Additions", "Peer", "client_address", "forwarded", "may_switch", "normalise_host", "request_head", "scheme"]
+__all__ = [
+    "Additions",
+    "Peer",
+    "client_address",
+    "forwarded",
+    "https_location",
+    "may_switch",
+    "normalise_host",
+    "request_head",
+    "scheme",
+]
+
+_ACME_CHALLENGE = b"/.well-known/acme-challenge/"
 
 
 def normalise_host(host: bytes) -> bytes:
@@ -46,6 +58,15 @@ def normalise_host(host: bytes) -> bytes:
     if host.startswith(b"["):
         return host[: host.find(b"]") + 1].lower()
     return host.partition(b":")[0].lower().removesuffix(b".")
+
+
+def https_location(host: bytes, target: bytes, port: int) -> bytes | None:
+    """Where a request for `target` (origin-form) at `host` (its Host) is sent to have it over TLS. None if it has to be
+    served without: a certificate authority looks for its challenge there (RFC 8555 section 8.3), and `OPTIONS *` is
+    about the server itself."""
+    if target.startswith(_ACME_CHALLENGE) or not target.startswith(b"/"):
+        return None
+    return b"https://%b%b%b" % (normalise_host(host), b"" if port == 443 else b":%d" % port, target)
 
 
 class Peer:

@@ -124,6 +124,7 @@ _HOPELESS = re.compile(rb"\x00|(?<!\r)\n|\r(?=[^\n])")
 REASONS: Final = {
     101: b"Switching Protocols",
     200: b"OK",
+    301: b"Moved Permanently",
     400: b"Bad Request",
     404: b"Not Found",
     408: b"Request Timeout",

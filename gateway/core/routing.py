@@ -42,12 +42,13 @@ class Destination:
 class CompiledRule:
     """One rule, ready to be applied."""
 
-    __slots__ = ("destinations", "match_fields", "path", "rewrite_host")
+    __slots__ = ("destinations", "match_fields", "path", "redirect_port", "rewrite_host")
 
     def __init__(self, rule: RouteRule) -> None:
         self.path = rule.path.encode().rstrip(b"/")  # b"" takes every path
         self.match_fields = tuple((name.encode(), value.encode("latin-1")) for name, value in rule.match_fields)
         self.rewrite_host = None if rule.rewrite_host is None else rule.rewrite_host.encode()
+        self.redirect_port = rule.redirect_port
         self.destinations = Weighted(
             [
                 (Destination(split.revision, rule.append_fields, split.append_fields), split.percent)

@@ -65,6 +65,10 @@ class WorkerTraffic:
         "limit_refusals",
         "local_replies",
         "log_dropped",
+        "tls_failures",
+        "tls_handshakes",
+        "tls_handshaking",
+        "tls_resumed",
         "unexpected_errors",
     )
 
@@ -75,6 +79,10 @@ class WorkerTraffic:
         self.local_replies: Counter[str] = Counter()
         self.limit_refusals: Counter[str] = Counter()
         self.log_dropped = 0
+        self.tls_handshaking = 0  # connections that are no downstream connections yet
+        self.tls_handshakes = 0
+        self.tls_resumed = 0
+        self.tls_failures: Counter[str] = Counter()
         self.unexpected_errors = 0
 
 

@@ -203,8 +203,9 @@ class Listener:
         """The protocol factory for `create_server`: one connection."""
         return Downstream(self)
 
-    def peer(self, transport: asyncio.BaseTransport, proto: bytes) -> Peer:
+    def peer(self, transport: asyncio.BaseTransport) -> Peer:
         """Who is at the other end of a new connection."""
+        proto = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         peername = transport.get_extra_info("peername")
         return Peer(str(peername[0]).encode() if peername else b"unknown", proto, self.proxies)
 
@@ -313,7 +314,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self._listener
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
-        self.peer = listener.peer(transport, b"http")
+        self.peer = listener.peer(transport)
         listener.connections.add(self)
         listener.traffic.downstream_connections += 1
         total, limit = listener.traffic.downstream_connections, listener.limits.max_connections

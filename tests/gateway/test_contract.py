@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from gateway.contract import (
     PART,
     Ack,
+    Certificate,
+    CertificateId,
     ContractError,
     Endpoint,
     Hello,
@@ -44,7 +46,9 @@ rules = st.builds(
     match_fields=fields,
     append_fields=fields,
     rewrite_host=st.none() | names,
+    redirect_port=st.integers(0, 65535),
 )
+certificate_ids = st.builds(CertificateId, names, names)
 
 
 @st.composite
@@ -67,6 +71,10 @@ def revisions(draw: st.DrawFn, key: RevisionId) -> Revision:
     )
 
 
+def certificates(key: CertificateId) -> st.SearchStrategy[Certificate]:
+    return st.builds(Certificate, id=st.just(key), hosts=st.lists(names, max_size=2).map(tuple), chain=texts, key=texts)
+
+
 @st.composite
 def updates(draw: st.DrawFn) -> Update:
     keys = draw(st.sets(revision_ids, max_size=3))
@@ -75,6 +83,7 @@ def updates(draw: st.DrawFn) -> Update:
         version=draw(st.integers(1, 99)),
         routes=draw(st.dictionaries(route_ids, st.none() | st.lists(rules, max_size=2).map(tuple), max_size=3)),
         revisions={key: draw(st.none() | revisions(key)) for key in keys},
+        certificates={key: draw(st.none() | certificates(key)) for key in draw(st.sets(certificate_ids, max_size=2))},
     )
 
 
@@ -125,11 +134,34 @@ def test_apply_sets_and_drops() -> None:
     assert a in first.revisions, "the old snapshot is untouched"
 
 
+def test_certificates_change_as_the_rest_does() -> None:
+    """Set, kept, dropped."""
+    key = CertificateId("default", "tls")
+    certificate = Certificate(key, ("a.test",), "chain", "key")
+    first = apply(Snapshot(), Update(0, 1, {}, {}, {key: certificate}))
+    second = apply(first, Update(1, 2, {}, {}))
+    assert second.certificates == {key: certificate}
+    assert not apply(second, Update(2, 3, {}, {}, {key: None})).certificates
+
+
+def test_a_key_is_told_to_nobody() -> None:
+    """Neither a log of the value nor the error about a frame shows the private key."""
+    key = CertificateId("default", "tls")
+    assert "SECRET" not in repr(Certificate(key, ("a.test",), "chain", "SECRET"))
+    text = serialise_message(Update(0, 1, {}, {}, {key: Certificate(key, (), "c" * 200, "SECRET")}))
+    with pytest.raises(ContractError) as refused:
+        parse_message(text[:-1])
+    assert "SECRET" not in str(refused.value)
+
+
 def _state(version: int, *names: str) -> Snapshot:
     routes = {
         RouteId("default", name): (RouteRule(name, (Split(RevisionId("default", name), 100),)),) for name in names
     }
-    return Snapshot(version, routes, {RevisionId("default", name): _revision(name) for name in names})
+    certificates = {
+        key: Certificate(key, (key.name,), "chain", "key") for key in (CertificateId("default", name) for name in names)
+    }
+    return Snapshot(version, routes, {RevisionId("default", name): _revision(name) for name in names}, certificates)
 
 
 @pytest.mark.parametrize("count", [0, 1, PART // 2, PART, 3 * PART])
@@ -138,8 +170,8 @@ def test_a_whole_state_arrives_as_it_was(count: int) -> None:
     state = _state(7, *(f"n{number}" for number in range(count)))
     parts = [parse_message(serialise_message(part)) for part in whole(state)]
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
-    assert all(len(part.routes) + len(part.revisions) <= PART for part in parts)
-    assert (len(parts) == 1) is (2 * count <= PART)
+    assert all(len(part.routes) + len(part.revisions) + len(part.certificates) <= PART for part in parts)
+    assert (len(parts) == 1) is (3 * count <= PART)
     resync = Resync(Snapshot(), 7)
     for part in parts:
         resync.add(part)
@@ -150,12 +182,14 @@ def test_a_whole_state_changes_only_what_differs() -> None:
     """Whoever holds nearly the same gets a small change: what is new or other is set, what is missing dropped."""
     held, state = _state(9, "kept", "gone", "other"), _state(3, "kept", "other", "new")
     other = RevisionId("default", "other")
-    state = Snapshot(3, state.routes, {**state.revisions, other: replace(_revision("other"), timeout=1.0)})
+    revisions = {**state.revisions, other: replace(_revision("other"), timeout=1.0)}
+    state = replace(state, revisions=revisions)
     resync = Resync(held, 3)
     for part in whole(state):
         resync.add(part)
     change = resync.change()
     assert {key.name: value is None for key, value in change.routes.items()} == {"gone": True, "new": False}
+    assert {key.name: value is None for key, value in change.certificates.items()} == {"gone": True, "new": False}
     assert {key.name: value is None for key, value in change.revisions.items()} == {
         "gone": True,
         "new": False,

@@ -13,6 +13,8 @@ import uvloop
 from gateway.activator.activator import Activator
 from gateway.config import Limits
 from gateway.contract import (
+    Certificate,
+    CertificateId,
     Endpoint,
     Revision,
     RevisionId,
@@ -32,12 +34,15 @@ from gateway.net.accesslog import AccessLog
 from gateway.net.downstream import Listener
 from gateway.net.downstream2 import Connection
 from gateway.net.pool import Pools
+from gateway.net.tls import Certificates, TlsListener
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from ipaddress import IPv4Network
     from pathlib import Path
+
+    from gateway.net.tls import CertificateFiles
 
     Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -107,7 +112,9 @@ class Gateway:
             access_log=self.access_log,
             random=random,
             queue_bytes=limits.queue_bytes,
+            has_certificate=lambda host: self.certificates.covers(host),
         )
+        self.certificates = Certificates(None)
         self.listener = Listener(
             self.exchanges.begin,
             self.exchanges.refused,
@@ -119,11 +126,32 @@ class Gateway:
         )
         self.servers: list[asyncio.AbstractServer] = []
         self.port = 0
+        self.tls_port = 0
+        self.tls: TlsListener | None = None
 
     async def start(self) -> None:
         server = await asyncio.get_running_loop().create_server(self.listener.protocol, "127.0.0.1", 0)
         self.servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
+
+    async def start_tls(self, default: CertificateFiles | None = None) -> TlsListener:
+        """Listen with TLS too, at `tls_port`."""
+        self.certificates = Certificates(default)
+        self.tls = TlsListener(self.listener, self.certificates)
+        server = await asyncio.get_running_loop().create_server(self.tls.protocol, "127.0.0.1", 0)
+        self.servers.append(server)
+        self.tls_port = server.sockets[0].getsockname()[1]
+        return self.tls
+
+    def certify(self, **certificates: tuple[tuple[str, ...], tuple[str, str]] | None) -> None:
+        """Set or drop (None) certificates by the names of their Secrets: their hosts, and chain and key."""
+        changes = {}
+        for name, value in certificates.items():
+            key = CertificateId("default", name)
+            changes[key] = None if value is None else Certificate(key, value[0], *value[1])
+        update = Update(self.snapshot.version, self.snapshot.version + 1, {}, {}, changes)
+        self.snapshot = apply(self.snapshot, update)
+        self.certificates.apply(update)
 
     def route(self, *ports: int, rule: RouteRule | None = None, **revision: object) -> None:
         """Send HOST to one revision with an endpoint at each port; ready at once."""
@@ -177,6 +205,8 @@ class Gateway:
     async def close(self) -> None:
         for connection in list(self.listener.connections):
             connection.abort() if isinstance(connection, Connection) else connection.reset()
+        for negotiating in list(self.tls.handshaking if self.tls else ()):
+            negotiating.abort()
         await self.idle()
         for server in self.servers:
             server.close()
