@@ -13,7 +13,6 @@ gateways ◄─ Update ── FeedServer ◄── Publisher ◄── changes �
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +26,8 @@ from controller.config import store
 from controller.dataplane import publisher
 from controller.dataplane.publisher import Publisher
 from controller.dataplane.server import FeedServer
+from controller.kube import heap
+from controller.kube.lull import Lull
 from controller.kube.runner import CurrentConfig, Runner
 from controller.reconcile import configuration, ingress, labeler, podautoscaler, revision, route, service
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from controller.kube.client import Kube
-    from controller.kube.lull import Lull
     from controller.reconcile.ingress import Programmed
     from controller.reconcile.plan import Controller
     from controller.reconcile.podautoscaler import Decisions
@@ -63,11 +63,6 @@ COLD_PATH = (kinds.POD_AUTOSCALER, kinds.DEPLOYMENT, kinds.CORE_SERVICE)
 """Kinds of which the plans scale a revision up, make its pods and tell where they listen."""
 
 
-GC_THRESHOLDS = (50_000, 20, 50)
-"""Nearly everything here is parsed JSON: long-lived, and free of cycles. With Python's default of 700 allocations the
-collector looked through the caches at every few events: a fifth of the CPU of waking 100 services at once."""
-
-
 class ControlPlane:
     """Runner, autoscaler and feed over one Kube. `run` it; serve `feed.app`; it is at work when `ready` is set."""
 
@@ -84,6 +79,7 @@ class ControlPlane:
         is shared with what else works in this loop.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
+        self._lull = lull or Lull()
         self.registry = CollectorRegistry()
         self.deciders = Deciders(config=lambda: config.value, enqueue=self._decided)
         self.feed = FeedServer(
@@ -98,7 +94,7 @@ class ControlPlane:
             kinds_read=publisher.KINDS,
             late_status=LATE_STATUS,
             cold_path=COLD_PATH,
-            lull=lull,
+            lull=self._lull,
             config=config,
             namespace=namespace,
             registry=self.registry,
@@ -114,17 +110,20 @@ class ControlPlane:
         return self.runner.ready
 
     async def run(self) -> None:
-        """Until cancelled. Sets the process' garbage collector to what a cache wants."""
-        gc.set_threshold(*GC_THRESHOLDS)
+        """Until cancelled. Meanwhile the process' garbage is collected in lulls only."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.runner.run(), name="runner")
             group.create_task(self._publisher.run(), name="publisher")
             group.create_task(self._tick(), name="autoscaler")
+            group.create_task(self._collect(), name="garbage collection")
 
     async def _tick(self) -> None:
         await self.runner.ready.wait()
-        gc.freeze()  # modules and the first lists live as long as the process
         await self.deciders.run()
+
+    async def _collect(self) -> None:
+        await self.runner.ready.wait()
+        await heap.collect(self._lull)
 
     def _decided(self, key: Key) -> None:
         self.runner.enqueue(kinds.POD_AUTOSCALER, key)

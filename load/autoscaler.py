@@ -16,7 +16,6 @@ from statistics import median
 from time import process_time
 from typing import TYPE_CHECKING
 
-from controller.assembly import GC_THRESHOLDS
 from controller.autoscaler.ticker import Deciders
 from controller.config.store import Config
 from gateway.contract import RevisionId, Stat, Stats, parse_message, serialise_message
@@ -56,7 +55,7 @@ def run(revisions: int, workers: int, busy: int, seconds: int) -> None:
     config = Config()
     deciders = Deciders(config=lambda: config, enqueue=lambda _key: None, clock=lambda: now)
     ids = [RevisionId("default", f"service-{number:05}-00001") for number in range(revisions)]
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.disable()  # as the control plane does (controller/kube/heap.py)
     before = resident_kib()
     for one in ids:
         deciders.on_pod_autoscaler(None, pod_autoscaler(one.name))

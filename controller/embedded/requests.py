@@ -67,7 +67,7 @@ def parse_path(path: str) -> Target | None:
 class Call:
     """One request for a resource: what every verb needs."""
 
-    request: web.Request
+    request: web.BaseRequest
     target: Target
     resource: Resource
     query: MultiMapping[str]
@@ -141,7 +141,7 @@ def dry_run_asked(values: Sequence[str]) -> bool:
     return bool(values)
 
 
-async def _raw_body(request: web.Request, *, yaml_too: bool) -> Any:
+async def _raw_body(request: web.BaseRequest, *, yaml_too: bool) -> Any:
     raw = await request.read()
     try:
         return orjson.loads(raw)
@@ -172,7 +172,7 @@ def _parse_yaml(raw: bytes) -> Any:
         raise status.bad_request(f"the body is neither JSON nor YAML: {error}") from None
 
 
-async def object_body(request: web.Request) -> JsonObject:
+async def object_body(request: web.BaseRequest) -> JsonObject:
     """The object in the body: JSON, YAML or Kubernetes' protobuf. Raises ApiError (400, 415)."""
     content_type = request.content_type
     if content_type == protobuf.MEDIA_TYPE:
@@ -189,7 +189,7 @@ async def object_body(request: web.Request) -> JsonObject:
     return body
 
 
-def patch_type(request: web.Request, resource: Resource) -> str:
+def patch_type(request: web.BaseRequest, resource: Resource) -> str:
     """The content type of a patch that the kind takes; custom ones take no strategic merge. Raises ApiError (415)."""
     accepted = (JSON_PATCH, MERGE_PATCH, *(() if resource.is_custom else (STRATEGIC_MERGE_PATCH,)), APPLY_PATCH)
     if request.content_type not in accepted:
@@ -197,7 +197,7 @@ def patch_type(request: web.Request, resource: Resource) -> str:
     return request.content_type
 
 
-async def patch_body(request: web.Request, content_type: str) -> Any:
+async def patch_body(request: web.BaseRequest, content_type: str) -> Any:
     """A patch: a list for JSON Patch, else an object. Raises ApiError (400)."""
     body = await _raw_body(request, yaml_too=False)
     if not isinstance(body, list if content_type == JSON_PATCH else dict):

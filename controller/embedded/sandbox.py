@@ -28,7 +28,7 @@ import binascii
 import logging
 import os
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -188,7 +188,8 @@ class Sandbox:
                 now = datetime.now(UTC)
                 waiting = [container for container in self._containers if podphase.due(container.life, now)]
                 if waiting:
-                    await self._start_all(waiting)
+                    with self._node.lull.urgent():
+                        await self._start_all(waiting)
                     self.publish()
                 await self._sleep()
             await self._terminate()
@@ -209,7 +210,6 @@ class Sandbox:
                 await self._wake.wait()
 
     async def _start_all(self, waiting: list[_Container]) -> None:
-        self._node.lull.busy()
         try:
             sources = await self._sources(waiting)
         except command.ConfigError as error:
@@ -522,8 +522,12 @@ class Sandbox:
             status = podphase.pod_status(self.pod, lives, self._status, self._began, datetime.now(UTC))
             if status == self._status:
                 continue
+            new_address = status.get("podIP") != self._status.get("podIP")
             try:
-                await self._node.kube.patch(kinds.POD, meta.key_of(self.pod), self._patch(status), subresource="status")
+                with self._node.lull.urgent() if new_address else nullcontext():
+                    await self._node.kube.patch(
+                        kinds.POD, meta.key_of(self.pod), self._patch(status), subresource="status"
+                    )
                 self._status = status
                 delay = _RETRY_FIRST
             except NotFound:

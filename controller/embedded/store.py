@@ -9,8 +9,8 @@ kernel before the write is acknowledged, so an acknowledged write survives `kill
 on a connection of its own so that a thread can run it beside the writer.
 
 Everything that is read comes from memory: live objects as parsed JSON and as the bytes on disk (lists and watches
-splice the bytes), and the newest `history` events. An event keeps the object it replaced, so a watcher with a selector
-can be told when an object left its view, and a paginated list can be continued at the revision it began with.
+splice the bytes), and the newest `history` events as bytes. An event keeps the object it replaced, so a watcher with a
+selector can be told when an object left its view, and a paginated list can be continued at the revision it began with.
 
 Compaction: when the log holds `history` events and a tenth more (or their bodies pass `history_bytes`), the oldest are
 dropped and the rows they replaced are deleted. A watch from before that point raises `Compacted` (410 Gone).
@@ -83,14 +83,28 @@ class TooNew(LookupError):
     """The revision asked for has not happened yet."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """One version of an object. `body` is its JSON; `obj` the same parsed."""
+    """One version of an object. `body` is its JSON; `obj` the same parsed, kept while the version is the live one."""
 
-    key: Key
-    revision: int
-    obj: JsonObject
-    body: bytes
+    __slots__ = ("_obj", "body", "key", "revision")
+
+    def __init__(self, key: Key, revision: int, obj: JsonObject, body: bytes) -> None:
+        self.key = key
+        self.revision = revision
+        self.body = body
+        self._obj: JsonObject | None = obj
+
+    @property
+    def obj(self) -> JsonObject:
+        if self._obj is not None:
+            return self._obj
+        parsed: JsonObject = orjson.loads(self.body)
+        return parsed
+
+    def supersede(self) -> None:
+        """Another version is the live one: this is history, which hardly anybody reads. Its bytes are enough; parsed
+        they would take five times the memory, and the collector's time."""
+        self._obj = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,6 +262,8 @@ class Store:
         self._append(resource, stored, deleted=False)
         self._objects.setdefault(resource, {}).setdefault(key.namespace, {})[key.name] = stored
         self._publish(Event(stored.revision, MODIFIED if old else ADDED, resource, stored, old))
+        if old is not None:
+            old.supersede()
         return stored
 
     def remove(self, resource: ResourceId, key: Key) -> Stored:
@@ -258,6 +274,8 @@ class Store:
         self._append(resource, stored, deleted=True)
         self._drop(namespaces, key)
         self._publish(Event(stored.revision, DELETED, resource, stored, old))
+        old.supersede()
+        stored.supersede()
         return stored
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -375,6 +393,10 @@ class Store:
                 namespaces.setdefault(namespace, {})[name] = stored
             elif old is not None:
                 self._drop(namespaces, key)
+            if old is not None:
+                old.supersede()
+            if deleted:
+                stored.supersede()
             if revision > self._compacted:
                 kind = DELETED if deleted else MODIFIED if old else ADDED
                 self._remember(Event(revision, kind, resource, stored, old))

@@ -95,7 +95,7 @@ class Watch:
         lines = [
             views.watch_event(self._view, self._resource, ADDED, stored, now)
             for stored in self._initial
-            if self._selector.matches(stored.obj)
+            if self._selects(stored)
         ]
         self._initial = []
         if self._initial_end:
@@ -118,13 +118,16 @@ class Watch:
         is added."""
         if self._namespace is not None and event.new.key.namespace != self._namespace:
             return None
-        before = event.old is not None and self._selector.matches(event.old.obj)
-        after = event.type != DELETED and self._selector.matches(event.new.obj)
+        before = event.old is not None and self._selects(event.old)
+        after = event.type != DELETED and self._selects(event.new)
         if after:
             return (MODIFIED if before else ADDED), event.new
         if before and event.old is not None:
             return DELETED, event.new if event.type == DELETED else _as_of(event.old, event.revision)
         return None
+
+    def _selects(self, stored: Stored) -> bool:
+        return self._selector.is_empty or self._selector.matches(stored.obj)
 
 
 def _as_of(old: Stored, revision: int) -> Stored:

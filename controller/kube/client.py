@@ -51,6 +51,9 @@ REQUEST_TIMEOUT = 30.0
 """Seconds for a whole request; API servers end their own handlers after 60, controllers give one reconcile 30."""
 
 CONNECT_TIMEOUT = 10.0
+REQUESTS_AT_ONCE = 16
+"""Requests under way; more wait for their turn. A hundred at once, as a burst of cold starts makes them, would open a
+connection each: a TLS handshake costs both sides together as much as eight requests, and no answer comes sooner."""
 KEEP_ALIVE = 60.0
 """Seconds an idle connection is kept. Below the 75 s after which common servers close it, so that a write does not
 race with that close."""
@@ -139,12 +142,14 @@ class KubeClient:
         self._reload = reload
         self._reloading = asyncio.Lock()
         self._host = str(configuration.host).rstrip("/")
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=_ssl_context(configuration) if self._host.startswith("https:") else False,
-                limit=0,  # watches and followed logs hold a connection each; the callers bound their own number
-                keepalive_timeout=KEEP_ALIVE,
-            ),
+        tls = _ssl_context(configuration) if self._host.startswith("https:") else False
+        self._session = self._pool(tls, REQUESTS_AT_ONCE)
+        # Watches and followed logs hold a connection each; the callers bound their own number.
+        self._streams = self._pool(tls, 0)
+
+    def _pool(self, tls: ssl.SSLContext | bool, limit: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, limit=limit, keepalive_timeout=KEEP_ALIVE),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             trust_env=not _is_loopback(self._host),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
@@ -187,6 +192,7 @@ class KubeClient:
     async def close(self) -> None:
         """Close every connection, of watches too."""
         await self._session.close()
+        await self._streams.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -345,10 +351,12 @@ class KubeClient:
         headers: Mapping[str, str],
         timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
-        """The response with its body unread. Raises KubeError for any status from 300 on."""
+        """The response with its body unread; a stream's has a `timeout` of its own. Raises KubeError for any status
+        from 300 on."""
+        session = self._session if timeout is None else self._streams
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         with _connection_errors(self._host):
-            response = await self._session.request(
+            response = await session.request(
                 method,
                 self._host + path,
                 params={name: value for name, value in query.items() if value},

@@ -7,8 +7,9 @@ statuses, Events, a pod's readiness that the gateway has found out by itself. Al
 API server, so those that may wait have to, and for as long as there is something better to do: one service needs a few
 milliseconds, a hundred woken together need the processor for a second, and no fixed delay is right for both.
 
-Whoever does something that a request waits for says `busy()`. Whoever has something for later hands it to `after()`, or
-awaits `wait()`. The lull is there when nobody was busy for two ticks of `TICK` seconds. Ticks are compared by counting,
+Whoever does something that a request waits for says `busy()`, or does it `with urgent()` if it takes more than one turn
+of the loop. Whoever has something for later hands it to `after()`, or awaits `wait()`. The lull is there when nobody
+was busy for two ticks of `TICK` seconds. Ticks are compared by counting,
 not by the clock: between two of them the loop has polled, so that work which has arrived but was not looked at yet (a
 turn of the loop can last longer than a tick) can't be taken for silence. Then `BATCH` are let go each tick, oldest
 first, which leaves the loop to a request that comes in between. What has waited for `LIMIT` seconds goes although
@@ -22,11 +23,12 @@ memory as well, by the number of objects.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
 TICK = 0.010
 _QUIET_TICKS = 2
@@ -41,6 +43,7 @@ class Lull:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Hashable, tuple[float, Callable[[], None]]] = {}  # since when; in this order
         self._busy = 0  # how often somebody was
+        self._urgent = 0  # how much is under way that somebody waits for
         self._seen = 0  # that, at the last tick
         self._quiet = 0  # ticks in a row without
         self._timer: asyncio.Handle | None = None
@@ -51,6 +54,16 @@ class Lull:
     def busy(self) -> None:
         """Something that a request waits for is being done."""
         self._busy += 1
+
+    @contextlib.contextmanager
+    def urgent(self) -> Iterator[None]:
+        """Something that a request waits for is under way until the context is left."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+            self._busy += 1
 
     def after(self, key: Hashable, act: Callable[[], None]) -> None:
         """Call `act` in the next lull; nothing if that `key` waits already."""
@@ -78,7 +91,7 @@ class Lull:
         self._waiting.clear()
 
     def _tick(self) -> None:
-        self._quiet = self._quiet + 1 if self._busy == self._seen else 0
+        self._quiet = self._quiet + 1 if self._busy == self._seen and not self._urgent else 0
         self._seen = self._busy
         now = self._loop.time()
         enough, count = (TICK * _QUIET_TICKS, BATCH) if self._quiet >= _QUIET_TICKS else (LIMIT, 1)

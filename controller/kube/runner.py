@@ -303,9 +303,8 @@ class Runner:
             plan = self._without_late_status(loop, key, subject, plan)
             for event in plan.events:
                 self._recorder.record(subject, event)
-            if loop.prompt and (plan.create or plan.patch):
-                self._lull.busy()
-            requests = await apply(self._kube, loop.controller.kind, subject, plan, self.cache, self._offer)
+            with self._lull.urgent() if loop.prompt and (plan.create or plan.patch) else contextlib.nullcontext():
+                requests = await apply(self._kube, loop.controller.kind, subject, plan, self.cache, self._offer)
             self._metrics.requests.labels(loop.name).inc(requests)
         except KubeError as error:
             return self._failed(loop, key, subject, error)

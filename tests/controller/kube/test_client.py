@@ -6,7 +6,7 @@ from aiohttp import web
 
 from controller.apis import kinds
 from controller.apis.meta import Key
-from controller.kube.client import APPLY_PATCH, KubeClient, object_path
+from controller.kube.client import APPLY_PATCH, REQUESTS_AT_ONCE, KubeClient, object_path
 from controller.kube.errors import AlreadyExists, Unauthorized, Unavailable
 
 
@@ -154,3 +154,19 @@ async def test_a_silent_stream_ends_with_unavailable(serve):
             await read(kube)
     assert got == [b"one"]
     done.set()
+
+
+async def test_a_burst_of_requests_shares_a_few_connections(serve):
+    """Requests beyond the limit wait for a connection instead of opening one; streams have theirs beside them."""
+    peers = set()
+
+    async def handle(request):
+        peers.add(request.transport.get_extra_info("peername"))
+        await asyncio.sleep(0)
+        return web.json_response({})
+
+    async with KubeClient.from_token(await serve(handle)) as kube:
+        await asyncio.gather(*(kube.get(kinds.POD, Key("ns", str(n))) for n in range(3 * REQUESTS_AT_ONCE)))
+        assert len(peers) <= REQUESTS_AT_ONCE
+        async with kube.stream(kinds.POD, Key("ns", ""), query={}):
+            assert len(peers) <= REQUESTS_AT_ONCE + 1

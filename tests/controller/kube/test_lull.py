@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from controller.kube.lull import BATCH, Lull
+from controller.kube.lull import BATCH, TICK, Lull
 
 
 @pytest.fixture
@@ -59,3 +59,13 @@ async def test_one_that_waits_can_leave(lull, until):
     lull.close()
     assert not len(lull)
     await lull.wait()
+
+
+async def test_there_is_no_lull_while_something_urgent_is_under_way(lull, until):
+    """Nobody says `busy` while an answer is waited for; what is urgent holds the lull off until it is over."""
+    done = []
+    with lull.urgent():
+        lull.after("x", lambda: done.append("x"))
+        await asyncio.sleep(5 * TICK)
+        assert not done
+    await until(lambda: done)

@@ -88,7 +88,7 @@ async def settled(api, runner, until):
     """Until nothing waits and the caches hold all that the server holds."""
     await until(
         lambda: (
-            not any(len(loop.queue) for loop in runner._loops)
+            not any(len(loop.queue) or loop.queue._queue._in_hand for loop in runner._loops)
             and all(
                 runner.cache.kinds[kind].get(Key("ns", name)) == obj
                 for kind, path in ((kinds.SERVICE, SERVICES), (kinds.CONFIGURATION, CONFIGURATIONS))
