@@ -96,11 +96,17 @@ class Pool:
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection. Raises UpstreamConnectFailure."""
         key = (endpoint.host, endpoint.port)
+        upstream = Upstream(key, self)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, upstream = await self._loop.create_connection(lambda: Upstream(key, self), *key)
+                await self._loop.create_connection(lambda: upstream, *key)
         except (OSError, TimeoutError) as error:
             raise _connect_failure(key, error) from error
+        except asyncio.CancelledError:
+            # A connection made in the very turn of the loop in which the client left: uvloop closes it without a word.
+            if upstream.is_open:
+                self.lost(upstream)
+            raise
         return upstream
 
     def give(self, upstream: Upstream) -> None:

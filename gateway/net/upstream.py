@@ -105,6 +105,7 @@ class Upstream(asyncio.Protocol):
         "_tunnel",
         "idle_from",
         "is_closing",
+        "is_open",
         "is_reused",
         "is_stuck",
         "key",
@@ -126,6 +127,7 @@ class Upstream(asyncio.Protocol):
         self._trailers: list[bytes] = []
         self._interims = 0
         self.idle_from = 0.0
+        self.is_open = False
         self.is_reused = False
         self.is_stuck = False
         self.saw_response = False
@@ -200,6 +202,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
         self.is_closing = self._transport.is_closing
+        self.is_open = True
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -1,18 +1,16 @@
-"""HTTP/2 towards clients, whole path over real sockets. The client is the `h2` library's; what it would never send is
-written frame by frame."""
+"""HTTP/2 towards clients, the whole path over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import defaultdict
+import shutil
 from typing import TYPE_CHECKING
 
-import h2.config
-import h2.connection
-import h2.events
-import h2.settings
+import grpc
 import pytest
+
+from tests.sockets.http2 import HOST, INITIAL_WINDOW_SIZE, Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,104 +18,8 @@ if TYPE_CHECKING:
 
     Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
 
-HOST = "hello.default.localhost"
+INTERNAL_ERROR = 2
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-
-
-class Answer:
-    """What one stream has brought so far."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.fields: dict[str, str] = {}
-        self.interim: list[int] = []
-        self.body = b""
-        self.trailers: dict[str, str] | None = None
-        self.ended = False
-        self.reset: int | None = None
-
-
-class Client:
-    """An HTTP/2 client on one connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.h2 = h2.connection.H2Connection(
-            h2.config.H2Configuration(
-                client_side=True,
-                header_encoding="latin-1",
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        self.answers: defaultdict[int, Answer] = defaultdict(Answer)
-        self.goaway: h2.events.ConnectionTerminated | None = None
-        self.events: list[h2.events.Event] = []
-        self.takes = True  # give back the window of what has come
-        self.closed = False
-        self.h2.initiate_connection()
-        self.flush()
-
-    def flush(self) -> None:
-        self.writer.write(self.h2.data_to_send())
-
-    def ask(self, *, method: str = "GET", path: str = "/", end: bool = True, host: str = HOST, **fields: str) -> int:
-        """Begin a request; returns its stream."""
-        number = self.h2.get_next_available_stream_id()
-        lines = [(":method", method), (":scheme", "http"), (":path", path), (":authority", host)]
-        lines += [(name.replace("_", "-"), value) for name, value in fields.items()]
-        self.h2.send_headers(number, lines, end_stream=end)
-        self.flush()
-        return number
-
-    def send(self, number: int, data: bytes, *, end: bool = False) -> None:
-        self.h2.send_data(number, data, end_stream=end)
-        self.flush()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Read until `condition` holds."""
-        async with asyncio.timeout(5):
-            while not condition():
-                data = await self.reader.read(65536)
-                if not data:
-                    self.closed = True
-                    assert condition(), "the gateway closed the connection"
-                    return
-                for event in self.h2.receive_data(data):
-                    self.note(event)
-                self.flush()
-
-    def note(self, event: h2.events.Event) -> None:
-        self.events.append(event)
-        if isinstance(event, h2.events.ConnectionTerminated):
-            self.goaway = event
-            return
-        number = getattr(event, "stream_id", 0)
-        answer = self.answers[number]
-        if isinstance(event, h2.events.ResponseReceived):
-            answer.fields = dict(event.headers)
-            answer.status = int(answer.fields[":status"])
-        elif isinstance(event, h2.events.InformationalResponseReceived):
-            answer.interim.append(int(dict(event.headers)[":status"]))
-        elif isinstance(event, h2.events.DataReceived):
-            answer.body += event.data
-            if self.takes:
-                self.h2.acknowledge_received_data(event.flow_controlled_length, number)
-        elif isinstance(event, h2.events.TrailersReceived):
-            answer.trailers = dict(event.headers)
-        elif isinstance(event, h2.events.StreamEnded):
-            answer.ended = True
-        elif isinstance(event, h2.events.StreamReset):
-            answer.reset = int(event.error_code)
-
-    async def answer(self, number: int) -> Answer:
-        """The whole response on a stream."""
-        answer = self.answers[number]
-        await self.until(lambda: answer.ended or answer.reset is not None)
-        return answer
-
-    async def get(self, **request: Any) -> Answer:
-        return await self.answer(self.ask(**request))
 
 
 @pytest.fixture
@@ -127,10 +29,34 @@ async def client(gateway: Gateway) -> AsyncIterator[Client]:
     client.writer.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        await reader.readuntil(b"\r\n\r\n")
+    """Answers every request without content with OK, but /never."""
+    while b"/never" not in await reader.readuntil(b"\r\n\r\n"):
         writer.write(OK)
+    await reader.read()
+
+
+def saying(*pieces: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+    """An endpoint that answers each head with these pieces."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0)
+
+    return endpoint
+
+
+# --- requests and responses -------------------------------------------------------------------------------------------
 
 
 async def test_a_get_by_prior_knowledge(gateway: Gateway, client: Client) -> None:
@@ -153,6 +79,22 @@ async def test_a_get_by_prior_knowledge(gateway: Gateway, client: Client) -> Non
     await gateway.idle()
 
 
+async def test_a_preface_in_pieces(gateway: Gateway) -> None:
+    """Byte by byte it is the same preface; after an HTTP/1.1 request it is none."""
+    gateway.route(await gateway.endpoint(answering))
+    reader, writer = await gateway.connect()
+    whole = Client(reader, writer)
+    writer.transport.set_write_buffer_limits(0)
+    assert (await whole.get()).status == 200
+    reader, writer = await gateway.connect()
+    writer.write(b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n")
+    await reader.readuntil(b"hi")
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 505 ")
+    for one in (writer, whole.writer):
+        one.close()
+
+
 async def test_an_unknown_host(gateway: Gateway, client: Client) -> None:
     """A local reply is a response like any other, and the connection goes on."""
     gateway.route(await gateway.endpoint(answering))
@@ -160,24 +102,51 @@ async def test_an_unknown_host(gateway: Gateway, client: Client) -> None:
     assert answer.status == 404
     assert b"nowhere" in answer.body
     assert (await client.get(host="nowhere", method="HEAD")).body == b""
+    assert (await client.get()).status == 200
 
 
-async def test_the_access_log_says_the_protocol(gateway: Gateway, client: Client) -> None:
+async def test_log_statistics_and_metrics_know_each_stream(gateway: Gateway, client: Client) -> None:
+    """A stream is a request; the log says which protocol it came by."""
     gateway.route(await gateway.endpoint(answering))
-    await client.get()
+    for _ in range(3):
+        await client.get()
     gateway.access_log.flush()
-    line = json.loads(gateway.log.read_text())
-    assert (line["protocol"], line["status"], line["bytes"]) == ("HTTP/2", 200, 2)
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    assert [(line["protocol"], line["status"], line["bytes"]) for line in lines] == [("HTTP/2", 200, 2)] * 3
+    (served,) = gateway.exchanges.served.values()
+    assert sum(served.traffic.classes) == 3
+    assert gateway.traffic.http2_connections == 1
+
+
+async def test_streams_are_answered_as_they_come(gateway: Gateway, client: Client) -> None:
+    """One that waits for its endpoint holds up no other."""
+    release = asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if b"/slow" in await reader.readuntil(b"\r\n\r\n"):
+                await release.wait()
+            writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    slow = client.ask(path="/slow")
+    assert (await client.get()).body == b"hi"
+    assert not client.answers[slow].ended
+    release.set()
+    assert (await client.answer(slow)).body == b"hi"
 
 
 async def test_content_goes_to_the_endpoint(gateway: Gateway, client: Client) -> None:
-    """With Content-Length as it is, without it in chunks."""
+    """With Content-Length as it is, without it in chunks; trailers behind it."""
 
     async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             if b"transfer-encoding: chunked" in head:
-                content = b"chunked " + await reader.readuntil(b"0\r\n\r\n")
+                content = await reader.readuntil(b"0\r\n")
+                content += await reader.readuntil(b"\r\n")
+                if not content.endswith(b"0\r\n\r\n"):
+                    content += await reader.readuntil(b"\r\n")
             else:
                 content = await reader.readexactly(5)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
@@ -187,6 +156,334 @@ async def test_content_goes_to_the_endpoint(gateway: Gateway, client: Client) ->
     client.send(number, b"12345", end=True)
     assert (await client.answer(number)).body == b"12345"
     number = client.ask(method="POST", end=False)
-    client.send(number, b"12")
-    client.send(number, b"345", end=True)
-    assert (await client.answer(number)).body.startswith(b"chunked ")
+    client.send(number, b"123", end=True)
+    assert (await client.answer(number)).body == b"3\r\n123\r\n0\r\n\r\n"
+    number = client.ask(method="POST", end=False)
+    client.send(number, b"123")
+    client.raw_fields(number, (b"x-sum", b"6"), (b"content-length", b"9"))
+    assert (await client.answer(number)).body == b"3\r\n123\r\n0\r\nx-sum: 6\r\n\r\n"
+
+
+async def test_interim_responses_and_trailers(gateway: Gateway, client: Client) -> None:
+    """103 before the response, fields behind it (RFC 9113 section 8.1); connection-specific ones stay here."""
+    endpoint = saying(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\n",
+        b"3\r\nabc\r\n3\r\ndef\r\n0\r\nX-Sum: 6\r\n\r\n",
+    )
+    gateway.route(await gateway.endpoint(endpoint))
+    answer = await client.get()
+    assert (answer.interim, answer.status, answer.body) == ([103], 200, b"abcdef")
+    assert answer.trailers == {"x-sum": "6"}
+    assert answer.fields == {":status": "200"}
+
+
+@pytest.mark.parametrize(
+    ("method", "response", "status", "body"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 200, b""),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, b""),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, b""),
+        ("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b""),
+    ],
+)
+async def test_responses_without_content(
+    gateway: Gateway, client: Client, method: str, response: bytes, status: int, body: bytes
+) -> None:
+    """They end with their head, or with an empty DATA; the connection goes on."""
+    gateway.route(await gateway.endpoint(saying(response)))
+    for _ in range(2):
+        answer = await client.get(method=method)
+        assert (answer.status, answer.body, answer.ended, answer.reset) == (status, body, True, None)
+
+
+async def test_an_early_response(gateway: Gateway, client: Client) -> None:
+    """A response before the request is complete: the rest is not wanted, which is no error (RFC 9113 section 8.1)."""
+    gateway.route(await gateway.endpoint(answering))
+    number = client.ask(method="POST", end=False)
+    client.send(number, b"some")
+    assert await client.reset_of(number) == 0
+    answer = client.answers[number]
+    assert (answer.status, answer.body, answer.ended) == (200, b"hi", True)
+    assert (await client.get()).body == b"hi"
+
+
+async def test_an_endpoint_that_breaks_off(gateway: Gateway, client: Client) -> None:
+    """Before the head it is a 502, after it a reset that nobody takes for the end."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/late" in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal")
+            await writer.drain()
+
+    gateway.route(await gateway.endpoint(endpoint))
+    assert (await client.get(method="POST")).status == 502
+    answer = await client.get(path="/late")
+    assert (answer.status, answer.body) == (200, b"hal")
+    assert answer.reset == INTERNAL_ERROR
+
+
+async def test_a_client_that_leaves_frees_its_place(gateway: Gateway, client: Client) -> None:
+    """RST_STREAM is a client that left: the endpoint learns of it at once, and the log says so."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        try:
+            await reader.read()
+        finally:
+            left.set()
+
+    gateway.route(await gateway.endpoint(endpoint))
+    number = client.ask()
+    async with asyncio.timeout(5):
+        await asked.wait()
+        client.reset(number)
+        await left.wait()
+    await gateway.idle()
+    gateway.access_log.flush()
+    assert json.loads(gateway.log.read_text())["flag"] == "DC"
+
+
+async def test_a_client_may_leave_in_any_turn_of_the_loop(gateway: Gateway, client: Client) -> None:
+    """Before the endpoint is dialled, while it is, and after: no connection to it is left behind."""
+    gateway.route(await gateway.endpoint(answering))
+    for turns in range(6):
+        number = client.ask(path="/never")
+        while not gateway.exchanges.in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.reset(number)
+        await gateway.idle()
+        await until(lambda: gateway.pools.open == 0)
+
+
+async def test_time_outs_are_per_stream(gateway: Gateway, client: Client) -> None:
+    """504 before the head; the other streams go on."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while b"/never" not in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(OK)
+        await reader.read()
+
+    gateway.route(await gateway.endpoint(endpoint), timeout=0.05)
+    number = client.ask(path="/never")
+    assert (await client.get()).status == 200
+    assert (await client.answer(number)).status == 504
+    assert (await client.get()).status == 200
+
+
+# --- flow control -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_response(gateway: Gateway, client: Client) -> None:
+    """Far more than any window, as the client takes it."""
+    content = bytes(range(256)) * 4096
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content)
+    gateway.route(await gateway.endpoint(saying(head + content)))
+    numbers = [client.ask() for _ in range(3)]
+    for number in numbers:
+        assert (await client.answer(number)).body == content
+
+
+async def test_a_stream_that_is_not_read_holds_up_no_other(gateway: Gateway, client: Client) -> None:
+    """Its endpoint is not read either, so memory stays bounded: most of its response is still with the endpoint."""
+    written = [0]
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if b"/endless" not in await reader.readuntil(b"\r\n\r\n"):
+                writer.write(OK)
+                continue
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                writer.write(b"10000\r\n%b\r\n" % bytes(65536))
+                await writer.drain()
+                written[0] += 65536
+
+    gateway.route(await gateway.endpoint(endpoint))
+    client.takes = False
+    endless = client.ask(path="/endless")
+    await client.until(lambda: len(client.answers[endless].body) == 65535)
+    client.grant(0, 65535)  # so that only the stream's is closed
+    assert (await client.get()).body == b"hi"
+    # Kernel buffers hold some megabytes on either side of the gateway; the client asked for none of it.
+    await until(lambda: gateway.exchanges.in_flight == 1)
+    before = -1
+    while before != written[0]:
+        before = written[0]
+        await asyncio.sleep(0.05)
+    client.grant(endless, 65535)
+    client.grant(0, 65535)
+    await client.until(lambda: len(client.answers[endless].body) == 2 * 65535)
+    client.reset(endless)
+    await gateway.idle()
+
+
+async def test_an_upload_goes_as_fast_as_its_endpoint_reads(gateway: Gateway, client: Client) -> None:
+    """The window is given back as the endpoint takes the content, and not before; another stream goes on."""
+    release = asyncio.Event()
+    got = [0]
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"GET" in head:
+            writer.write(OK)
+            return
+        await release.wait()
+        while got[0] < size:
+            got[0] += len(await reader.read(65536))
+        writer.write(OK)
+
+    size = 12 * 1024 * 1024
+    gateway.route(await gateway.endpoint(endpoint))
+    number = client.ask(method="POST", end=False, content_length=str(size))
+    sent = 0
+
+    def send_what_may_be_sent() -> bool:
+        nonlocal sent
+        while room := min(client.room(number), 16384, size - sent):
+            client.send(number, bytes(room), end=sent + room == size)
+            sent += room
+        return sent == size
+
+    # Until the kernel's buffers towards the endpoint and the gateway's own are full.
+    stalled = 0
+    while stalled < 5:
+        before = sent
+        send_what_may_be_sent()
+        assert (await client.get()).body == b"hi"
+        stalled = stalled + 1 if sent == before else 0
+    assert sent < size
+    release.set()
+    await client.until(send_what_may_be_sent)
+    assert (await client.answer(number)).body == b"hi"
+    assert got[0] == size
+
+
+async def test_windows_may_shrink(gateway: Gateway, client: Client) -> None:
+    """SETTINGS_INITIAL_WINDOW_SIZE changes open streams' windows, below zero too (RFC 9113 section 6.9.2)."""
+    content = bytes(100_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content)
+    gateway.route(await gateway.endpoint(saying(head + content)))
+    client.takes = False
+    number = client.ask()
+    body = client.answers[number]
+    await client.until(lambda: len(body.body) == 65535)
+    client.set(INITIAL_WINDOW_SIZE, 1000)
+    client.grant(0, 100_000)
+    client.grant(number, 64_535)  # back to zero
+    assert (await client.get(host="nowhere")).status == 404
+    assert len(body.body) == 65535
+    client.grant(number, 100_000)
+    assert len((await client.answer(number)).body) == 100_000
+
+
+# --- the end of a connection ------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_takes_two_steps(gateway: Gateway, client: Client) -> None:
+    """A GOAWAY that forbids nothing yet, then the last stream; what is in flight finishes, then it closes."""
+    release = asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await release.wait()
+        writer.write(OK)
+
+    gateway.route(
+        await gateway.endpoint(
+            endpoint,
+        ),
+        await gateway.endpoint(endpoint),
+    )
+    first = client.ask()
+    await until(lambda: gateway.exchanges.in_flight == 1)
+    gateway.listener.drain()
+    second = client.ask()  # crosses the GOAWAY
+    await client.until(lambda: len(client.goaways) == 2)
+    assert client.goaways == [(2**31 - 1, 0), (second, 0)]
+    release.set()
+    assert (await client.answer(first)).body == b"hi"
+    assert (await client.answer(second)).body == b"hi"
+    await client.until(lambda: client.closed)
+    await gateway.left()
+
+
+async def test_an_idle_connection_drains_at_once(gateway: Gateway, client: Client) -> None:
+    """Nothing is in flight, so it closes as soon as the client has seen why."""
+    gateway.route(await gateway.endpoint(answering))
+    await client.get()
+    gateway.listener.drain()
+    await client.until(lambda: client.closed)
+    assert client.goaways == [(2**31 - 1, 0), (1, 0)]
+    await gateway.left()
+
+
+# --- gRPC -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status", "said"),
+    [("nowhere", "/a.B/C", "12", "nowhere"), (HOST, "/down", "14", "closed"), (HOST, "/slow", "4", "time-out")],
+)
+async def test_a_local_reply_to_a_grpc_caller(
+    gateway: Gateway, client: Client, host: str, path: str, status: str, said: str
+) -> None:
+    """One header block with HTTP 200 and the outcome as a gRPC status (404, 502, 504)."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"/slow" in await reader.readuntil(b"\r\n\r\n"):
+            await reader.read()
+
+    gateway.route(await gateway.endpoint(endpoint), timeout=0.05)
+    fields = {"content_type": "application/grpc+proto", "te": "trailers"}
+    answer = await client.get(method="POST", host=host, path=path, **fields)
+    assert (answer.status, answer.body, answer.trailers) == (200, b"", None)
+    assert answer.fields["grpc-status"] == status
+    assert said in answer.fields["grpc-message"]
+
+
+def call(port: int) -> grpc.RpcError | bytes:
+    """A unary call by gRPC's own library."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.default_authority", "nowhere")]) as channel:
+        try:
+            answer: bytes = channel.unary_unary("/a.B/C")(b"message", timeout=5)
+        except grpc.RpcError as error:
+            return error
+        return answer
+
+
+async def test_grpcs_own_client_reads_a_local_reply(gateway: Gateway) -> None:
+    """As an outcome of the call, with our sentence."""
+    gateway.route(await gateway.endpoint(answering))
+    error = await asyncio.to_thread(call, gateway.port)
+    assert isinstance(error, grpc.RpcError)
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "nowhere" in error.details()
+
+
+# --- other peers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_curl(gateway: Gateway) -> None:
+    """A client of another make."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if b"POST" in await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(5)
+            writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    command = ["curl", "-sS", "--http2-prior-knowledge", "-H", f"Host: {HOST}", "-w", "%{http_version} %{http_code}"]
+    for extra in ([], ["-d", "12345"]):  # apart: this curl can't use such a connection twice, nginx's either
+        process = await asyncio.create_subprocess_exec(
+            *command, *extra, f"http://127.0.0.1:{gateway.port}/", stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+        assert out == b"hi2 200"
