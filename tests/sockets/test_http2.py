@@ -402,7 +402,7 @@ async def test_a_drain_takes_two_steps(gateway: Gateway, client: Client) -> None
     )
     first = client.ask()
     await until(lambda: gateway.exchanges.in_flight == 1)
-    gateway.listener.drain()
+    gateway.listener.drain(0.0)
     second = client.ask()  # crosses the GOAWAY
     await client.until(lambda: len(client.goaways) == 2)
     assert client.goaways == [(2**31 - 1, 0), (second, 0)]
@@ -417,7 +417,7 @@ async def test_an_idle_connection_drains_at_once(gateway: Gateway, client: Clien
     """Nothing is in flight, so it closes as soon as the client has seen why."""
     gateway.route(await gateway.endpoint(answering))
     await client.get()
-    gateway.listener.drain()
+    gateway.listener.drain(0.0)
     await client.until(lambda: client.closed)
     assert client.goaways == [(2**31 - 1, 0), (1, 0)]
     await gateway.left()
