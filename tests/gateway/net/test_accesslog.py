@@ -170,3 +170,37 @@ async def test_processes_share_a_file_of_bounded_size(tmp_path: Path) -> None:
     assert path.stat().st_size <= 200_000 + 3 * batch
     assert 200_000 - batch <= aside.stat().st_size <= 200_000 + 3 * batch
     assert "/399" in paths(aside) + paths(path)
+
+
+@pytest.mark.parametrize("duration", [0.0, 0.0000004, 0.000123, 0.25, 1.000001, 59.999999, 86_400.5])
+@pytest.mark.parametrize("sent", [0, 7, 999, 1000, 2**40])
+async def test_numbers(tmp_path: Path, opened: Callable[..., AccessLog], duration: float, sent: int) -> None:
+    """Durations in seconds to the microsecond, sizes in bytes, whatever their size."""
+    path = tmp_path / "access.log"
+    log = opened(path)
+    log.add(0.0, duration, b"GET", b"host", b"/", 503, sent, b"", b"", "", b"", b"", b"", b"HTTP/1.1")
+    log.flush()
+    line = json.loads(path.read_text())
+    assert (line["status"], line["bytes"]) == (503, sent)
+    assert line["duration"] == pytest.approx(duration, abs=1.1e-6)
+
+
+async def test_what_clients_choose_is_escaped(tmp_path: Path, opened: Callable[..., AccessLog]) -> None:
+    """Quotes, backslashes and what is not ASCII leave the line valid JSON; also for more kinds of clients than are
+    remembered."""
+    path = tmp_path / "access.log"
+    log = opened(path, 10_000_000)
+    values = [
+        b"",
+        b"plain agent/1.0",
+        b'"quoted"',
+        b"back\\slash",
+        b"\xe9t\xe9",
+        *(b"x/%d" % number for number in range(1100)),
+    ]
+    for value in values:
+        log.add(0.0, 0.0, b"GET", b"host", b"/", 200, 0, b"", b"", "", value, value, b"", b"HTTP/1.1")
+    log.flush()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["userAgent"] for line in lines] == [value.decode("latin-1") for value in values]
+    assert [line["requestId"] for line in lines] == [value.decode("latin-1") for value in values]
