@@ -134,11 +134,14 @@ class RouteRule:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How the gateway finds out that a new endpoint takes traffic. `path` None: a TCP connect is enough."""
+    """How the gateway finds out that a new endpoint takes traffic: a GET of `path` in `protocol` (as in Revision), a
+    gRPC health check of `grpc_service` ("" for the whole server), or, both None, a TCP connect."""
 
     path: str | None = None
     fields: Fields = ()
     timeout: float = 1.0
+    protocol: str = "http1"
+    grpc_service: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class Endpoint:
 class Revision:
     """How to treat requests for one revision.
 
-    `container_concurrency` 0 means no limit. `response_start_timeout` and `idle_timeout` None mean none.
+    `container_concurrency` 0 means no limit. `response_start_timeout` and `idle_timeout` None mean none. `protocol` is
+    what the endpoints speak: "http1", "h2c" (HTTP/2 without TLS), or "detect" (ask them).
     `probe` None means: trust Kubernetes' readiness only (exec readiness probes and startup probes, which the gateway
     can't run). `service` and `configuration` are names for metrics, "" where there is none. `failure` says why its pods
     can't start, "" while they may: without an endpoint that serves, requests are told so at once. `queue_timeout` is
@@ -451,7 +455,7 @@ def _revision_out(revision: Revision) -> dict[str, Any]:
         "responseStartTimeout": revision.response_start_timeout,
         "idleTimeout": revision.idle_timeout,
         "protocol": revision.protocol,
-        "probe": revision.probe and [revision.probe.path, revision.probe.fields, revision.probe.timeout],
+        "probe": revision.probe and _probe_out(revision.probe),
         "endpoints": [[end.host, end.port, end.pod, end.ready] for end in revision.endpoints],
         "failure": revision.failure,
         "queueTimeout": revision.queue_timeout,
@@ -469,7 +473,7 @@ def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
         response_start_timeout=body["responseStartTimeout"],
         idle_timeout=body["idleTimeout"],
         protocol=body["protocol"],
-        probe=None if probe is None else Probe(probe[0], _fields_in(probe[1]), float(probe[2])),
+        probe=None if probe is None else _probe_in(probe),
         endpoints=tuple(Endpoint(host, int(port), pod, bool(ready)) for host, port, pod, ready in body["endpoints"]),
         failure=str(body["failure"]),
         queue_timeout=body["queueTimeout"],
@@ -483,6 +487,15 @@ def _certificate_out(certificate: Certificate) -> list[Any]:
 def _certificate_in(certificate_id: CertificateId, body: list[Any]) -> Certificate:
     hosts, chain, key = body
     return Certificate(certificate_id, tuple(hosts), chain, key)
+
+
+def _probe_out(probe: Probe) -> list[Any]:
+    return [probe.path, probe.fields, probe.timeout, probe.protocol, probe.grpc_service]
+
+
+def _probe_in(body: list[Any]) -> Probe:
+    path, fields, timeout, protocol, grpc_service = body
+    return Probe(path, _fields_in(fields), float(timeout), protocol, grpc_service)
 
 
 def _fields_in(pairs: list[list[str]]) -> Fields:

@@ -36,7 +36,8 @@ _TIMEOUT_SECONDS = 300
 @dataclass(frozen=True, slots=True)
 class Revision:
     """`pod_spec` is the spec without Knative's own numbers. Timeouts are whole seconds, None means none;
-    `container_concurrency` 0 means no limit. `protocol` is "http1" or "h2c". `readiness_probe` is the serving
+    `container_concurrency` 0 means no limit. `protocol` is "http1" or "h2c", and `names_protocol` whether the port's
+    name says so. `readiness_probe` is the serving
     container's, None if it has none."""
 
     obj: JsonObject
@@ -48,6 +49,7 @@ class Revision:
     idle_timeout_seconds: int | None
     port: int
     protocol: str
+    names_protocol: bool
     readiness_probe: JsonObject | None
     has_startup_probe: bool
     conditions: Conditions
@@ -70,6 +72,7 @@ def parse(obj: JsonObject) -> Revision:
         idle_timeout_seconds=spec.get("idleTimeoutSeconds") or None,
         port=port.get("containerPort") or DEFAULT_PORT,
         protocol=H2C if port.get("name") == H2C else HTTP1,
+        names_protocol=bool(port.get("name")),
         readiness_probe=containers[serving].get("readinessProbe"),
         has_startup_probe=bool(containers[serving].get("startupProbe")),
         conditions=conditions.from_status(obj.get("status") or {}),

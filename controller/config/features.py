@@ -45,6 +45,7 @@ class FeaturesConfig:
 
     multi_container: Gate = Gate.ENABLED
     multi_container_probing: Gate = Gate.DISABLED
+    autodetect_http2: Gate = Gate.DISABLED
     tag_header_based_routing: Gate = Gate.DISABLED
     secure_pod_defaults: SecurePodDefaults = SecurePodDefaults.DISABLED
     containerspec_addcapabilities: Gate = Gate.DISABLED

@@ -124,9 +124,11 @@ def revision_id(obj: JsonObject) -> RevisionId:
     return RevisionId(namespace_of(obj), name_of(obj))
 
 
-def revision(obj: JsonObject, slices: Iterable[JsonObject]) -> Revision:
-    """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service."""
+def revision(obj: JsonObject, slices: Iterable[JsonObject], *, autodetect_http2: bool) -> Revision:
+    """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service. `autodetect_http2`: a port
+    whose name does not say what it speaks is asked."""
     view = revisions.parse(obj)
+    protocol = "detect" if autodetect_http2 and not view.names_protocol else view.protocol
     own_labels = labels_of(obj)
     return Revision(
         id=revision_id(obj),
@@ -136,8 +138,8 @@ def revision(obj: JsonObject, slices: Iterable[JsonObject]) -> Revision:
         timeout=float(view.timeout_seconds),
         response_start_timeout=_seconds(view.response_start_timeout_seconds),
         idle_timeout=_seconds(view.idle_timeout_seconds),
-        protocol=view.protocol,
-        probe=probe(view),
+        protocol=protocol,
+        probe=probe(view, protocol),
         endpoints=endpoints(slices),
         failure=failure(view),
         queue_timeout=queue_timeout(obj),
@@ -167,25 +169,27 @@ def _seconds(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def probe(view: revisions.Revision) -> Probe | None:
+def probe(view: revisions.Revision, protocol: str) -> Probe | None:
     """What the gateway does itself to find a new pod ready. None where it can't and has to wait for Kubernetes: a
-    startup probe must come first, exec runs inside the container, gRPC and TLS are not spoken here, and another port
-    than the serving one is not known from outside."""
+    startup probe must come first, exec runs inside the container, TLS is not spoken here, and another port than the
+    serving one is not known from outside."""
     declared = view.readiness_probe or {}
-    if view.has_startup_probe or "exec" in declared or "grpc" in declared:
+    if view.has_startup_probe or "exec" in declared:
         return None
-    http, tcp = declared.get("httpGet"), declared.get("tcpSocket")
-    port = (http or tcp or {}).get("port") or 0
+    http, tcp, grpc = (declared.get(name) for name in ("httpGet", "tcpSocket", "grpc"))
+    port = (http or tcp or grpc or {}).get("port") or 0
     if isinstance(port, int) and port not in (0, view.port):
         return None
     timeout = float(declared.get("timeoutSeconds") or 1)
+    if grpc is not None:
+        return Probe(timeout=timeout, grpc_service=grpc.get("service") or "")
     if http is None:
         return Probe(timeout=timeout)
     if http.get("scheme", "HTTP").upper() != "HTTP":
         return None
     fields = tuple((item["name"].lower(), item.get("value", "")) for item in http.get("httpHeaders") or ())
     path = http.get("path") or "/"
-    return Probe(path if path.startswith("/") else f"/{path}", fields, timeout)
+    return Probe(path if path.startswith("/") else f"/{path}", fields, timeout, protocol)
 
 
 def endpoints(slices: Iterable[JsonObject]) -> tuple[Endpoint, ...]:

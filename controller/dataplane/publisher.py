@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of
+from controller.config.features import Gate
 from controller.dataplane import compile
 from controller.kube.bugs import BugLog
 from controller.reconcile.children.services import private_service_name
@@ -46,6 +47,7 @@ class Publisher:
         self._bugs = BugLog(log)
         self._open = False
         self._flush_due = False
+        runner.on_config(self._config_changed)
         runner.on_change(kinds.INGRESS, self._ingress_changed)
         runner.on_change(kinds.REVISION, self._revision_changed)
         runner.on_change(kinds.ENDPOINT_SLICE, self._slice_changed)
@@ -62,6 +64,10 @@ class Publisher:
         if self._generations.get(route_id, -1) < generation:
             return None if not self._server.workers else False
         return self._server.programmed(route_id)
+
+    def _config_changed(self) -> None:
+        self._revisions.update(self._by_private_service.values())
+        self._schedule()
 
     def _ingress_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
         self._routes.add(key_of(new or old or {}))
@@ -124,7 +130,8 @@ class Publisher:
             return
         service = {labels.SERVICE_NAME: private_service_name(revision_id.name)}
         slices = self._runner.cache.list(kinds.ENDPOINT_SLICE, revision_id.namespace, service)
-        self._table.set_revision(revision_id, compile.revision(revision, slices))
+        autodetects = self._runner.config.features.autodetect_http2 is Gate.ENABLED
+        self._table.set_revision(revision_id, compile.revision(revision, slices, autodetect_http2=autodetects))
 
     @contextlib.contextmanager
     def _bugs_contained(self, kind: str, name: object) -> Iterator[None]:

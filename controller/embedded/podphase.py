@@ -180,7 +180,7 @@ def _span(seconds: float) -> str:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A probe with Kubernetes' defaults filled in; `port` is on this machine. Exactly one of `command`, HTTP (`path`
-    not "") and TCP. Times in seconds."""
+    not ""), gRPC (`service` not None; "" asks about the whole server) and TCP. Times in seconds."""
 
     kind: str
     port: int = 0
@@ -189,6 +189,7 @@ class Probe:
     host: str = POD_IP
     headers: tuple[tuple[str, str], ...] = ()
     command: tuple[str, ...] = ()
+    service: str | None = None
     initial_delay: float = 0.0
     period: float = 10.0
     timeout: float = 1.0
@@ -207,8 +208,7 @@ class Tally:
 
 def probe_of(container: JsonObject, field: str, host_ports: Mapping[int, int]) -> Probe | None:
     """The container's `readinessProbe`, `livenessProbe` or `startupProbe`, or None. A port that the container declares
-    becomes its port on this machine; 0 or none means the first (Knative leaves the port out). A grpc probe is a TCP
-    one: that the port answers is what can be told without the protocol."""
+    becomes its port on this machine; 0 or none means the first (Knative leaves the port out)."""
     spec = container.get(field)
     if not spec:
         return None
@@ -232,7 +232,11 @@ def probe_of(container: JsonObject, field: str, host_ports: Mapping[int, int]) -
             host=action.get("host") or POD_IP,
             headers=tuple((entry["name"], entry.get("value", "")) for entry in action.get("httpHeaders") or ()),
         )
-    action = spec.get("tcpSocket") or spec.get("grpc") or {}
+    if "grpc" in spec:
+        action = spec["grpc"]
+        port = _probe_port(container, action.get("port"), host_ports)
+        return replace(common, port=port, service=action.get("service") or "")
+    action = spec.get("tcpSocket") or {}
     port = _probe_port(container, action.get("port"), host_ports)
     return replace(common, port=port, host=action.get("host") or POD_IP)
 

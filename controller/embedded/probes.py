@@ -6,7 +6,7 @@ connection if it has one. While an application starts, nearly every probe is a r
 are probed four thousand times a second.
 
 HTTP is kubelet's: GET, `Connection: close`, `User-Agent: kube-probe/zerogate`, 200–399 passes, a redirect is not
-followed, TLS is not verified.
+followed, TLS is not verified. A gRPC probe calls grpc.health.v1.Health/Check, and SERVING passes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING
 
 from controller.embedded.podphase import POD_IP
 from controller.embedded.runtimes import Completed, RuntimeGone, StartError
+from gateway.core.onecall import health_call, health_verdict
+from gateway.errors import UpstreamProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from controller.embedded.podphase import Probe
 
+_USER_AGENT = "kube-probe/zerogate"
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
 
 
@@ -47,6 +50,8 @@ async def attempt(probe: Probe, run: Callable[[tuple[str, ...], float], Awaitabl
         return Result(False, connection)
     if probe.path:
         return await _http(probe, connection)
+    if probe.service is not None:
+        return await _grpc(probe, probe.service, connection)
     if connection is None:
         return await _connect(probe)
     connection.close()
@@ -116,6 +121,37 @@ async def _get(probe: Probe, connection: socket.socket | None) -> int | None:
         writer.transport.abort()
 
 
+async def _grpc(probe: Probe, service: str, connection: socket.socket | None) -> Result:
+    where = f"gRPC health check of port {probe.port}"
+    try:
+        async with asyncio.timeout(probe.timeout):
+            verdict = await _health(probe, service, connection)
+    except (OSError, TimeoutError) as error:
+        return Result(False, f"{where}: {_reason(error, probe)}")
+    except UpstreamProtocolError as error:
+        return Result(False, f"{where}: the answer is not HTTP/2: {error}")
+    return Result(not verdict, verdict and f"{where}: {verdict}")
+
+
+async def _health(probe: Probe, service: str, connection: socket.socket | None) -> str:
+    """ "" if the service is SERVING, else what it is. Raises UpstreamProtocolError for anything but HTTP/2."""
+    if connection is None:
+        reader, writer = await asyncio.open_connection(probe.host, probe.port)
+    else:
+        reader, writer = await asyncio.open_connection(sock=connection)
+    try:
+        call = health_call(f"{probe.host}:{probe.port}", service, _USER_AGENT)
+        writer.write(call.begin)
+        while not call.done:
+            data = await reader.read(65536)
+            if not data:
+                return "the server closed the connection"
+            writer.write(call.feed(data))
+        return health_verdict(call)
+    finally:
+        writer.transport.abort()
+
+
 async def _first_line(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
@@ -124,7 +160,7 @@ async def _first_line(reader: asyncio.StreamReader) -> bytes:
 
 
 def _request(probe: Probe) -> bytes:
-    fields = {"Host": f"{probe.host}:{probe.port}", "User-Agent": "kube-probe/zerogate", "Accept": "*/*"}
+    fields = {"Host": f"{probe.host}:{probe.port}", "User-Agent": _USER_AGENT, "Accept": "*/*"}
     for name, value in probe.headers:
         fields[next((known for known in fields if known.lower() == name.lower()), name)] = value
     lines = [f"GET {probe.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "Connection: close"]

@@ -563,7 +563,7 @@ def _gateway_probes(spec: JsonObject) -> bool:
     so (see `dataplane.compile.probe`)."""
     declared = spec.get("readinessProbe") or {}
     http = declared.get("httpGet")
-    plain = "tcpSocket" in declared or (http is not None and http.get("scheme", "HTTP") == "HTTP")
+    plain = "tcpSocket" in declared or "grpc" in declared or (http is not None and http.get("scheme", "HTTP") == "HTTP")
     return plain and "startupProbe" not in spec
 
 

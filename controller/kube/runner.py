@@ -152,6 +152,7 @@ class Runner:
         watched = {kind for one in controllers for kind in (one.kind, *one.watches)}
         self.cache = Caches(sorted({*watched, *kinds_read}))
         self._config = config or CurrentConfig()
+        self._config_callbacks: list[Callable[[], None]] = []
         self.ready = asyncio.Event()
         """Set when every cache is filled, the configuration is read, and workers run."""
         self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
@@ -178,6 +179,10 @@ class Runner:
                 if loop.prompt and not after:
                     self._lull.busy()
                 loop.queue.add(key, after)
+
+    def on_config(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after each change of the configuration."""
+        self._config_callbacks.append(callback)
 
     def on_change(self, kind: Kind, callback: Callable[[JsonObject | None, JsonObject | None], None]) -> None:
         """`callback(old, new)` for each change of an object of `kind`, at once and in the loop; the cache already
@@ -265,6 +270,8 @@ class Runner:
         if config != self.config:
             self._config.value = config
             self._enqueue_everything()
+            for callback in self._config_callbacks:
+                callback()
 
     async def _resync(self) -> None:
         while True:

@@ -3,8 +3,10 @@
 Theory of operation
 -------------------
 A cold request waits for one thing: that the new process listens. The way through the kubelet, the API server and the
-EndpointSlice takes far longer than that, so each worker asks the endpoint itself: a TCP connect, or a GET with a
-status from 200 to 399 where the revision has an HTTP probe. The first attempt is made at once, then:
+EndpointSlice takes far longer than that, so each worker asks the endpoint itself: a TCP connect, a GET with a status
+from 200 to 399 where the revision has an HTTP probe, or a gRPC health check that says SERVING. A GET is asked in the
+protocol that the requests will come in; where that is yet to be found out, in HTTP/1.1 and HTTP/2 by turns. The first
+attempt is made at once, then:
 
 - every 10 to 25 ms for 3 s. The more endpoints are being probed the longer the interval (0.25 ms for each), which
   bounds one worker at 4,000 attempts a second: a hundred services that start together need the CPU for starting;
@@ -26,10 +28,14 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from gateway.core.onecall import get_call, health_call, health_verdict
+from gateway.errors import UpstreamProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from gateway.contract import Endpoint, Probe
+    from gateway.core.onecall import OneCall
 
 __all__ = ["Prober", "interval"]
 
@@ -39,6 +45,7 @@ _MEDIUM, _SLOW = 0.100, 1.0
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 _STATUS_LINE_LIMIT = 8192
+_READ_SIZE = 65536
 _USER_AGENT = "kube-probe/zerogate"  # applications know the prefix and keep such requests out of their logs
 
 
@@ -50,12 +57,13 @@ def interval(age: float, probed: int) -> float:
 
 
 class _Target:
-    __slots__ = ("endpoint", "passed", "probe", "since", "task", "timer")
+    __slots__ = ("endpoint", "in_http2", "passed", "probe", "since", "task", "timer")
 
     def __init__(self, endpoint: Endpoint, probe: Probe, passed: Callable[[], None], now: float) -> None:
         self.endpoint = endpoint
         self.probe = probe
         self.passed = passed
+        self.in_http2 = probe.protocol == "h2c"
         self.since = now
         self.timer: asyncio.Handle | None = None
         self.task: asyncio.Task[None] | None = None
@@ -115,7 +123,7 @@ class Prober:
         except OSError:
             self._failed(key, target)
             return
-        if connected and target.probe.path is None:
+        if connected and _is_connect(target.probe):
             sock.close()
             self._passed(key, target)
             return
@@ -128,11 +136,11 @@ class Prober:
 
     async def _exchange(self, key: Hashable, target: _Target, sock: socket.socket, connected: bool) -> None:
         passes = False
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError, TimeoutError, UpstreamProtocolError):
             async with asyncio.timeout(target.probe.timeout):
                 if not connected:
                     await self._writable(sock)
-                passes = target.probe.path is None or await self._get(sock, target.endpoint, target.probe)
+                passes = await self._passes(sock, target)
         target.task = None
         if self._targets.get(key) is not target:
             return
@@ -152,6 +160,32 @@ class Prober:
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, "connect failed")
+
+    async def _passes(self, sock: socket.socket, target: _Target) -> bool:
+        endpoint, probe = target.endpoint, target.probe
+        authority = f"{endpoint.host}:{endpoint.port}"
+        if probe.grpc_service is not None:
+            call = await self._called(sock, health_call(authority, probe.grpc_service, _USER_AGENT))
+            return call is not None and not health_verdict(call)
+        if probe.path is None:
+            return True
+        in_http2 = target.in_http2
+        if probe.protocol == "detect":
+            target.in_http2 = not in_http2
+        if not in_http2:
+            return await self._get(sock, endpoint, probe)
+        call = await self._called(sock, get_call(authority, probe.path, (("user-agent", _USER_AGENT), *probe.fields)))
+        return call is not None and call.head is not None and 200 <= call.head.status < 400
+
+    async def _called(self, sock: socket.socket, call: OneCall) -> OneCall | None:
+        """The call when it is done; None if the endpoint closes before. Raises UpstreamProtocolError."""
+        await self._loop.sock_sendall(sock, call.begin)
+        while not call.done:
+            data = await self._loop.sock_recv(sock, _READ_SIZE)
+            if not data:
+                return None
+            await self._loop.sock_sendall(sock, call.feed(data))
+        return call
 
     async def _get(self, sock: socket.socket, endpoint: Endpoint, probe: Probe) -> bool:
         """One GET; True for a status that Kubernetes calls a success (200 to 399)."""
@@ -176,6 +210,10 @@ class Prober:
     def _again(self, key: Hashable, target: _Target) -> None:
         delay = interval(self._loop.time() - target.since, len(self._targets))
         target.timer = self._loop.call_later(delay, self._attempt, key, target)
+
+
+def _is_connect(probe: Probe) -> bool:
+    return probe.path is None and probe.grpc_service is None
 
 
 def _dial(endpoint: Endpoint) -> tuple[socket.socket, bool]:

@@ -122,11 +122,12 @@ def test_a_revision_carries_its_numbers_and_names():
             idleTimeoutSeconds=9,
         ),
         [],
+        autodetect_http2=False,
     )
     assert (compiled.service, compiled.configuration) == ("svc", "cfg")
     assert (compiled.container_concurrency, compiled.protocol) == (7, "h2c")
     assert (compiled.timeout, compiled.response_start_timeout, compiled.idle_timeout) == (60.0, 5.0, 9.0)
-    plain = compile.revision(revision(), [])
+    plain = compile.revision(revision(), [], autodetect_http2=False)
     assert (plain.timeout, plain.response_start_timeout, plain.probe) == (300.0, None, Probe())
 
 
@@ -136,7 +137,7 @@ def test_a_queue_time_out_of_its_own(text, seconds):
     obj = revision()
     if text is not None:
         obj["metadata"]["annotations"] = {labels.QUEUE_TIMEOUT: text}
-    assert compile.revision(obj, []).queue_timeout == seconds
+    assert compile.revision(obj, [], autodetect_http2=False).queue_timeout == seconds
 
 
 def condition(type_, status, reason="", message=""):
@@ -160,7 +161,10 @@ CRASHED = condition("ContainerHealthy", "False", "ExitCode3", "Container failed 
 )
 def test_a_revision_whose_pods_cannot_start_says_why(conditions, failure):
     """For as long as pods are wanted; from zero it is given another try."""
-    assert compile.revision({**revision(), "status": {"conditions": conditions}}, []).failure == failure
+    assert (
+        compile.revision({**revision(), "status": {"conditions": conditions}}, [], autodetect_http2=False).failure
+        == failure
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,13 +181,33 @@ def test_a_revision_whose_pods_cannot_start_says_why(conditions, failure):
         ({"readinessProbe": {"httpGet": {"port": 9999}}}, None),
         ({"readinessProbe": {"httpGet": {"scheme": "HTTPS"}}}, None),
         ({"readinessProbe": {"exec": {"command": ["true"]}}}, None),
-        ({"readinessProbe": {"grpc": {"port": 0}}}, None),
+        ({"readinessProbe": {"grpc": {"port": 0}}}, Probe(grpc_service="")),
+        ({"readinessProbe": {"grpc": {"port": 8080, "service": "a.B"}}}, Probe(grpc_service="a.B")),
+        ({"readinessProbe": {"grpc": {"port": 9999}}}, None),
+        ({"readinessProbe": {"httpGet": {}}, "ports": [{"name": "h2c"}]}, Probe("/", protocol="h2c")),
         ({"startupProbe": {"tcpSocket": {}}}, None),
     ],
 )
 def test_the_probe(container, expected):
     """The gateway probes what it can; what only Kubernetes can do is left to Kubernetes."""
-    assert compile.revision(revision(container=container), []).probe == expected
+    assert compile.revision(revision(container=container), [], autodetect_http2=False).probe == expected
+
+
+@pytest.mark.parametrize(
+    ("ports", "autodetect", "expected"),
+    [
+        ([{"name": "h2c"}], False, "h2c"),
+        ([{"name": "h2c"}], True, "h2c"),
+        ([{"name": "http1"}], True, "http1"),
+        ([{"containerPort": 80}], True, "detect"),
+        ([], True, "detect"),
+        ([], False, "http1"),
+    ],
+)
+def test_the_protocol(ports, autodetect, expected):
+    """A port's name says what it speaks; under autodetect-http2 one without a name is asked."""
+    compiled = compile.revision(revision(container={"ports": ports}), [], autodetect_http2=autodetect)
+    assert compiled.protocol == expected
 
 
 def test_endpoints():
@@ -217,7 +241,7 @@ def rules(*names):
 
 
 def compiled(name="rev", *slices):
-    return compile.revision(revision(name), slices)
+    return compile.revision(revision(name), slices, autodetect_http2=False)
 
 
 def test_a_revision_is_told_only_while_a_route_names_it():

@@ -10,6 +10,7 @@ import ssl
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 
 from controller.embedded import probes
@@ -148,3 +149,41 @@ async def test_refused_probes_leave_no_descriptor_open():
     for _ in range(50):
         await probes.attempt(replace(HTTP, port=1), never)
     assert len(os.listdir("/dev/fd")) == before
+
+
+@contextlib.asynccontextmanager
+async def health_server(states: dict[str, bytes]):
+    """A gRPC server with the states of services (as messages) → port."""
+
+    async def check(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        name = request[2:].decode()
+        if name not in states:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return states[name]
+
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield port
+    await server.stop(None)
+
+
+async def test_grpc_probes():
+    """SERVING passes; any other state, an unknown service and a server without the health service each say why."""
+    async with health_server({"": b"\x08\x01", "down": b"\x08\x02"}) as port:
+        probe = Probe("readiness", port=port, service="", timeout=5.0)
+        assert (await probes.attempt(probe, never)).passed
+        down = await probes.attempt(replace(probe, service="down"), never)
+        assert down == probes.Result(False, f"gRPC health check of port {port}: the service is NOT_SERVING")
+        missing = await probes.attempt(replace(probe, service="x" * 200), never)
+        assert missing.message.endswith("grpc-status is 5 unknown service")
+
+
+async def test_a_grpc_probe_of_a_server_that_speaks_http1():
+    """The sentence names what came instead."""
+    async with peer(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (port, _):
+        result = await probes.attempt(Probe("readiness", port=port, service="", timeout=5.0), never)
+    assert not result.passed
+    assert f"gRPC health check of port {port}: the answer is not HTTP/2" in result.message

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
 from gateway.activator.prober import Prober, interval
 from gateway.contract import Endpoint, Probe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
@@ -96,3 +102,86 @@ async def test_a_host_that_is_no_address_fails_like_any_other(prober: Prober, un
     """Its attempts are counted as failures, and leave no socket behind."""
     prober.start("key", Endpoint("256.0.0.1", 80, "pod"), Probe(), pytest.fail)
     await until(lambda: prober.failures >= 2)
+
+
+@asynccontextmanager
+async def h2c(*statuses: bytes, body: bytes = b"", trailers: list[tuple[bytes, bytes]] | None = None):
+    """An HTTP/2 server that answers each connection with the next of `statuses` → (Endpoint, requests' headers)."""
+    left = list(statuses)
+    requests: list[dict[bytes, bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        peer.initiate_connection()
+        writer.write(peer.data_to_send())
+        try:
+            while data := await reader.read(65536):
+                if data.startswith(b"GET "):
+                    break
+                for event in peer.receive_data(data):
+                    if isinstance(event, RequestReceived):
+                        requests.append(dict(event.headers))
+                        peer.send_headers(event.stream_id, [(b":status", left.pop(0))])
+                        peer.send_data(event.stream_id, body, end_stream=trailers is None)
+                        if trailers is not None:
+                            peer.send_headers(event.stream_id, trailers, end_stream=True)
+                writer.write(peer.data_to_send())
+        except ConnectionError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], "pod"), requests
+    server.close()
+
+
+async def test_an_h2c_endpoint_is_asked_in_http2(prober: Prober) -> None:
+    """The GET comes in the protocol of the requests, with the probe's own fields."""
+    passed = asyncio.Event()
+    async with h2c(b"503", b"204") as (endpoint, requests):
+        probe = Probe("/ready", (("host", "probe.test"), ("x-a", "b")), protocol="h2c")
+        prober.start("key", endpoint, probe, passed.set)
+        await asyncio.wait_for(passed.wait(), 5)
+    assert len(requests) == 2
+    assert requests[0][b":authority"] == b"probe.test"
+    assert (requests[0][b":path"], requests[0][b"x-a"]) == (b"/ready", b"b")
+    assert requests[0][b"user-agent"].startswith(b"kube-probe/")
+
+
+async def test_an_http1_server_on_a_port_named_h2c_does_not_pass(prober: Prober, upstream, until) -> None:
+    """It could not take the requests either."""
+    server = await upstream([200])
+    prober.start("key", server.endpoint, Probe("/", protocol="h2c"), pytest.fail)
+    await until(lambda: prober.failures >= 2)
+
+
+async def test_a_port_to_be_detected_passes_in_either(prober: Prober, upstream) -> None:
+    """Asked in HTTP/1.1 and HTTP/2 by turns."""
+    passed = asyncio.Event()
+    prober.start("key", (await upstream([200])).endpoint, Probe("/", protocol="detect"), passed.set)
+    await asyncio.wait_for(passed.wait(), 5)
+    passed.clear()
+    async with h2c(b"200") as (endpoint, _):
+        prober.start("key", endpoint, Probe("/", protocol="detect"), passed.set)
+        await asyncio.wait_for(passed.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "passes"),
+    [
+        (b"\0\0\0\0\2\x08\1", b"0", True),
+        (b"\0\0\0\0\2\x08\2", b"0", False),
+        (b"\0\0\0\0\0", b"0", False),
+        (b"", b"12", False),
+    ],
+)
+async def test_a_grpc_probe_passes_when_it_is_serving(
+    prober: Prober, until, body: bytes, status: bytes, passes: bool
+) -> None:
+    """grpc.health.v1: the service's state counts, not that something answers."""
+    passed = asyncio.Event()
+    async with h2c(*[b"200"] * 50, body=body, trailers=[(b"grpc-status", status)]) as (endpoint, requests):
+        prober.start("key", endpoint, Probe(grpc_service="a.B"), passed.set)
+        await until(lambda: passed.is_set() or prober.failures >= 2)
+    assert passed.is_set() is passes
+    assert requests[0][b":path"] == b"/grpc.health.v1.Health/Check"

@@ -1,4 +1,4 @@
-"""Requests from clients: what their field lists mean, and which have no meaning."""
+"""What field lists mean, and which have no meaning: from clients first, then to and from endpoints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.http1 import parse_request, parse_response
-from gateway.core.http2 import request_text, request_trailers, response_fields
-from gateway.errors import BadRequest, MethodRefused, ProtocolError
+from gateway.core.http2 import (
+    request_fields,
+    request_text,
+    request_trailers,
+    response_fields,
+    response_head,
+    response_trailers,
+    trailer_fields,
+)
+from gateway.errors import BadRequest, MethodRefused, ProtocolError, UpstreamProtocolError
 
 GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/a?b=c"), (b":authority", b"a.example")]
 
@@ -176,3 +184,48 @@ def test_a_response_is_a_list_of_lower_case_fields() -> None:
         (b"set-cookie", b"a=b", True),
         (b"x", b"", False),
     ]
+
+
+# --- endpoints ---
+
+
+def test_a_request_in_the_words_of_http2() -> None:
+    """Pseudo-header fields first; names in lower case; nothing about the connection; secrets and one-offs marked."""
+    text = (
+        b"POST /a?b HTTP/1.1\r\nhost: h:80\r\nX-A: 1: 2\r\nAuthorization: s\r\nContent-Length: 5\r\nConnection: te\r\n"
+        b"TE: trailers\r\ntransfer-encoding: chunked\r\nX-Empty: \r\n\r\n"
+    )
+    assert request_fields(text) == [
+        (b":method", b"POST", False),
+        (b":scheme", b"http", False),
+        (b":authority", b"h:80", False),
+        (b":path", b"/a?b", True),
+        (b"x-a", b"1: 2", False),
+        (b"authorization", b"s", True),
+        (b"content-length", b"5", True),
+        (b"te", b"trailers", False),
+        (b"x-empty", b"", False),
+    ]
+
+
+def test_a_request_without_host() -> None:
+    """HTTP/1.0 may leave it out; an empty :authority would mean nothing."""
+    names = [name for name, _, _ in request_fields(b"GET / HTTP/1.1\r\nhost: \r\n\r\n")]
+    assert names == [b":method", b":scheme", b":path"]
+
+
+def test_a_response_as_http1_would_have_said_it() -> None:
+    """With the usual reason, its length noted, and what is for clients only kept."""
+    head = response_head([(b":status", b"404", False), (b"content-length", b"7", False), (b"x", b"", False)])
+    assert (head.status, head.reason, head.content_length) == (404, b"Not Found", 7)
+    assert head.fields == b"\r\ncontent-length: 7\r\nx: \r\n"
+    assert response_head([(b":status", b"299", False)]).reason == b""
+
+
+def test_trailers() -> None:
+    """Fields that mean nothing there are dropped; malformed ones are refused."""
+    lines = response_trailers([(b"grpc-status", b"0", False), (b"content-length", b"1", False)])
+    assert lines == [b"grpc-status: 0"]
+    assert trailer_fields([b"X-Sum: 1"]) == [(b"x-sum", b"1", False)]
+    with pytest.raises(UpstreamProtocolError):
+        response_trailers([(b":status", b"200", False)])
