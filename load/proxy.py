@@ -32,6 +32,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from gateway.core.http1 import CODEC
 from matrix.clients import ClientFault
 from matrix.peers import PEERS, Bench, Peer, listens, open_bench
 from matrix.processes import Processes, cpu_seconds, wait_until
@@ -98,8 +99,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     rounds, seconds = (1, 1) if arguments.smoke else (arguments.rounds, arguments.seconds)
-    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]}
-    print(f"Python {machine['python']}, {machine['cores']} cores, load average {os.getloadavg()[0]:.1f} at the start.")
+    machine: dict[str, object] = {"python": platform.python_version(), "cores": os.cpu_count(), "codec": CODEC.name}
+    machine["load_average"] = round(os.getloadavg()[0], 1)
+    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()))
     results: dict[str, Results] = {}
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
         bench = open_bench(Path(folder), processes, arguments.proxy_core, arguments.other_core)

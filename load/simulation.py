@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
-from coldstart import Platform
 
+from coldstart import Platform
 from controller.apis import kinds, labels
 from controller.apis.meta import is_deleting
 from controller.kube.client import KubeClient

@@ -44,17 +44,12 @@ class CompiledRule:
 
     __slots__ = ("destinations", "match_fields", "path", "redirect_port", "rewrite_host")
 
-    def __init__(self, rule: RouteRule) -> None:
+    def __init__(self, rule: RouteRule, destinations: Weighted[Destination]) -> None:
         self.path = rule.path.encode().rstrip(b"/")  # b"" takes every path
         self.match_fields = tuple((name.encode(), value.encode("latin-1")) for name, value in rule.match_fields)
         self.rewrite_host = None if rule.rewrite_host is None else rule.rewrite_host.encode()
         self.redirect_port = rule.redirect_port
-        self.destinations = Weighted(
-            [
-                (Destination(split.revision, rule.append_fields, split.append_fields), split.percent)
-                for split in rule.splits
-            ]
-        )
+        self.destinations = destinations
 
     def takes(self, path: bytes, head: RequestHead) -> bool:
         """Whether a request for `path` (without query) is this rule's."""
@@ -65,11 +60,32 @@ class CompiledRule:
         return all(head.field(name) == value for name, value in self.match_fields)
 
 
+class _Compiler:
+    """Compiles the rules of one update. The hosts of a route share what they do not differ in, which the feed has made
+    one object: it is compiled once too."""
+
+    __slots__ = ("_shared",)
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple[int, int], Weighted[Destination]] = {}
+
+    def compiled(self, rule: RouteRule) -> CompiledRule:
+        key = (id(rule.splits), id(rule.append_fields))  # the rules are in the table by now, so no id is used again
+        destinations = self._shared.get(key)
+        if destinations is None:
+            destinations = self._shared[key] = Weighted(
+                [
+                    (Destination(split.revision, rule.append_fields, split.append_fields), split.percent)
+                    for split in rule.splits
+                ]
+            )
+        return CompiledRule(rule, destinations)
+
+
 class _Host:
     __slots__ = ("only", "rules")
 
-    def __init__(self, rules: Iterable[RouteRule]) -> None:
-        compiled = [CompiledRule(rule) for rule in rules]
+    def __init__(self, compiled: list[CompiledRule]) -> None:
         # Stable: between equals, the order of the routes decides, and that is their names'.
         self.rules = sorted(compiled, key=lambda rule: (-len(rule.path), -len(rule.match_fields)))
         first = self.rules[0]
@@ -106,10 +122,11 @@ class RouteTable:
                 for key in _keys(rules):
                     self._sources.setdefault(key, set()).add(route)
                     touched.add(key)
+        compiler = _Compiler()
         for key in touched:
-            self._rebuild(key)
+            self._rebuild(key, compiler)
 
-    def _rebuild(self, key: _Key) -> None:
+    def _rebuild(self, key: _Key, compiler: _Compiler) -> None:
         cluster_local, host = key
         routes = self._sources[key]
         table = self._tables[cluster_local]
@@ -118,10 +135,12 @@ class RouteTable:
             table.pop(host.encode(), None)
             return
         table[host.encode()] = _Host(
-            rule
-            for route in sorted(routes)
-            for rule in self._routes[route]
-            if rule.host == host and rule.cluster_local == cluster_local
+            [
+                compiler.compiled(rule)
+                for route in sorted(routes)
+                for rule in self._routes[route]
+                if rule.host == host and rule.cluster_local == cluster_local
+            ]
         )
 
     def match(self, cluster_local: bool, head: RequestHead) -> CompiledRule:

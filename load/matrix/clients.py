@@ -15,7 +15,7 @@ from typing import NamedTuple
 from matrix.processes import ROOT, program, python_module
 from matrix.servers import host
 
-__all__ = ["ClientFault", "Sample", "h2load", "stream", "websocket", "wrk"]
+__all__ = ["ClientFault", "Sample", "h2load", "lua_string", "stream", "websocket", "wrk"]
 
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
@@ -57,18 +57,23 @@ def _missing(name: str) -> str:
     return path
 
 
-def wrk(folder: Path, core: int, url: str, request: bytes, connections: int, seconds: int) -> Sample:
-    """HTTP/1.1, keep-alive, a request in flight on each connection.
+def lua_string(text: bytes) -> str:
+    """A literal."""
+    escaped = text.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"').replace("\r\n", "\\r\\n")
+    return f'"{escaped}"'
+
+
+def wrk(folder: Path, core: int, url: str, request: str, connections: int, seconds: int) -> Sample:
+    """HTTP/1.1, keep-alive, a request in flight on each connection. `request` is a Lua expression.
 
     wrk keeps its fields in a hash table and sends them in another order each run, so a script hands it the whole
     request. It would also look the host up; the script names loopback instead, so that TLS names the host.
     """
     port = url.rpartition(":")[2].rstrip("/")
-    text = request.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"').replace("\r\n", "\\r\\n")
     script = folder / "request.lua"
     script.write_text(
         f'wrk.resolve = function() wrk.addrs = wrk.lookup("127.0.0.1", "{port}") end\n'
-        f'local text = "{text}"\nwrk.format = function() return text end\n'
+        f"wrk.format = function() return {request} end\n"
     )
     command = [_missing("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
     output = _run(core, command)

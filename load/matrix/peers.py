@@ -27,13 +27,25 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.core.http1 import COMPILED
 from matrix.processes import Processes, children, free_port, program, python_module, wait_until
 from matrix.servers import host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GRPC_MESSAGE", "PEERS", "SERVICES", "STREAM_BYTES", "Bench", "Peer", "listens", "open_bench"]
+__all__ = [
+    "GRPC_MESSAGE",
+    "PEERS",
+    "SERVICES",
+    "STREAM_BYTES",
+    "TOKEN",
+    "Bench",
+    "Peer",
+    "listens",
+    "open_bench",
+    "start_gateway",
+]
 
 _TYPE = "type.googleapis.com/envoy.extensions"
 
@@ -45,7 +57,8 @@ STREAM_BYTES = 2**30
 GRPC_MESSAGE = b"\0\0\0\0\x40" + b"x" * 64
 """A length-prefixed message (gRPC over HTTP/2, "Length-Prefixed-Message"): uncompressed, 64 bytes."""
 
-_TOKEN = "benchmark"
+TOKEN = "benchmark"
+"""What the gateways show their controller; the feed of the matrix takes any."""
 
 
 class Peer(NamedTuple):
@@ -373,21 +386,44 @@ def _envoy_listener(bench: Bench, kind: str, port: int, cluster: str) -> dict[st
     }
 
 
-def start_gateway(
-    bench: Bench, name: str = "gateway", workers: int = 1, environment: dict[str, str] | None = None
-) -> Peer:
-    """The gateway as users run it, with a feed of its own that stands for the controller."""
-    listen, local, admin, feed = (free_port() for _ in range(4))
+def _start_gateway(bench: Bench) -> Peer:
+    return start_gateway(bench, "gateway", _start_feed(bench))
+
+
+def _start_gateway_pure(bench: Bench) -> Peer | None:
+    """The same with the codec in Python, which is what the other uses where its twin in C was not built."""
+    if COMPILED is None:
+        return None
+    return start_gateway(bench, "gateway-pure", _start_feed(bench), environment={"ZEROGATE_PURE_PYTHON": "1"})
+
+
+def _start_feed(bench: Bench) -> int:
+    """What stands for the controller. Returns its port."""
+    port = free_port()
     services = [("hello", bench.http, "http1"), ("echo", bench.echo, "http1")]
     if bench.grpc is not None:
         services.append(("greeter", bench.grpc, "h2c"))
-    bench.start_other(f"{name} feed", _server("feed", port=feed, services=services))
+    bench.start_other("feed", _server("feed", port=port, services=services))
+    return port
+
+
+def start_gateway(
+    bench: Bench,
+    name: str,
+    feed: int,
+    *options: str,
+    workers: int = 1,
+    environment: dict[str, str] | None = None,
+) -> Peer:
+    """The gateway as users run it, when it has its first snapshot. `feed` is the port of its controller."""
+    listen, local, admin = (free_port() for _ in range(3))
     token = bench.folder / "token"
-    token.write_text(_TOKEN)
+    token.write_text(TOKEN)
     command = python_module("gateway", "--listen", f"127.0.0.1:{listen}")
     command += ["--cluster-local-listen", f"127.0.0.1:{local}", "--admin-listen", f"127.0.0.1:{admin}"]
     command += ["--feed", f"ws://127.0.0.1:{feed}/v1/feed", "--feed-token-file", str(token), "--drain-grace", "1"]
     command += ["--access-log", str(bench.folder / f"{name}.access.log"), "--workers", str(workers)]
+    command += options
     parent = bench.start_proxy(name, command, environment)
     if not wait_until(partial(_is_ready, admin)):  # its sockets take connections before it has heard of any route
         raise SystemExit(f"the gateway does not get ready. It said:\n{bench.log(name).read_text()}")
@@ -430,7 +466,8 @@ PEERS: dict[str, Callable[[Bench], Peer | None]] = {
     "nginx": _start_nginx,
     "haproxy": _start_haproxy,
     "envoy": _start_envoy,
-    "gateway": start_gateway,
+    "gateway": _start_gateway,
+    "gateway-pure": _start_gateway_pure,
     "relay": _start_relay,
     "aiohttp": _start_aiohttp,
     "hypercorn": _start_hypercorn,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "ROOT",
     "Processes",
     "children",
     "cpu_seconds",

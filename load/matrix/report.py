@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Results", "Row", "table", "write_json"]
 
-_SUBJECT = "gateway"
 _BASES = ("nginx", "envoy")
 
 
@@ -55,7 +54,7 @@ def table(workload: Workload, results: Results) -> str:
             cells += [_ratio(results, peer, base, "cpu") for base in _BASES]
             cells.append(_ratio(results, peer, "nginx", "rate"))
             lines.append(f"| {peer} | {' | '.join(cells)} |")
-    bars = [_bar(bar, results) for bar in workload.bars if results.rows.get(_SUBJECT) and results.rows.get(bar.peer)]
+    bars = [_bar(bar, results) for bar in workload.bars if results.rows.get(bar.subject) and results.rows.get(bar.peer)]
     faults = [f"{peer}: {fault}" for peer, fault in results.faults.items()]
     return "\n".join([*lines, *(["", *(f"- {line}" for line in [*bars, *faults])] if bars or faults else [])])
 
@@ -73,12 +72,14 @@ def _quotient(results: Results, peer: str, base: str, column: str) -> float | No
 
 
 def _bar(bar: Bar, results: Results) -> str:
-    measured = _quotient(results, _SUBJECT, bar.peer, bar.column)
+    measured = _quotient(results, bar.subject, bar.peer, bar.column)
     if measured is None:
         return f"{bar.column} beside {bar.peer}: not measured"
     bound, met = ("at least", measured >= bar.limit) if bar.column == "rate" else ("at most", measured <= bar.limit)
     name = {"rate": "rate", "cpu": "CPU", "p99": "p99"}[bar.column]
-    return f"{name} {bound} {bar.limit:g} × {bar.peer}'s: {measured:.2f}, {'met' if met else '**not met**'}"
+    return (
+        f"{bar.subject}: {name} {bound} {bar.limit:g} × {bar.peer}'s: {measured:.2f}, {'met' if met else '**not met**'}"
+    )
 
 
 def write_json(path: Path, machine: Mapping[str, object], results: Mapping[str, Results]) -> None:

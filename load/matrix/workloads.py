@@ -47,11 +47,12 @@ class Client(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """The gateway's `column` ("rate", "cpu", "p99") divided by the peer's: at most `limit`, or for a rate at least."""
+    """The `column` ("rate", "cpu", "p99") of `subject` divided by the peer's: at most `limit`; for a rate, at least."""
 
     column: str
     peer: str
     limit: float
+    subject: str = "gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def _http(
     connections: int = CONNECTIONS,
     kind: str = "http",
 ) -> Workload:
-    request = _request(path, fields, body)
+    request = clients.lua_string(_request(path, fields, body))
     scheme = "https" if kind == "tls" else "http"
 
     def measure(client: Client, port: int, seconds: int) -> Sample:
@@ -118,6 +119,7 @@ WORKLOADS = {
         BROWSER_FIELDS,
         Bar("cpu", "nginx", 1.2),
         Bar("cpu", "envoy", 0.5),
+        Bar("cpu", "nginx", 2.0, "gateway-pure"),
         Bar("p99", "nginx", 2.0),
     ),
     "10k": _http("GET with 15 fields, 10 KiB response", "/10k", BROWSER_FIELDS, Bar("rate", "nginx", 0.8)),
