@@ -80,20 +80,20 @@ def _check(config: GatewayConfig) -> None:
 
 
 def _with_files(config: GatewayConfig) -> GatewayConfig:
-    """Let this process and its workers open as many files as the connections of one worker may need: one to the client
-    and one to an endpoint, each. Returns the config with as many connections as the system lets us have."""
+    """Let this process and its workers open as many files as one worker's connections may need: one to the client and
+    one to an endpoint, each. Where the system allows fewer, a quarter of them is left for endpoints: the config that
+    is returned has a limit on connections that can be kept."""
     connections = config.limits.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        connections = min(connections, max(1, (hard - _OTHER_FILES) // 2))
     files = 2 * connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < files:
+        files = hard
+        connections = min(connections, max(1, (hard - _OTHER_FILES) * 3 // 4))
     if soft != resource.RLIM_INFINITY and soft < files:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (min(files, hard) if hard != resource.RLIM_INFINITY else files, hard)
-        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     if connections == config.limits.max_connections:
         return config
-    if config.limits.max_connections != Limits().max_connections:
+    if config.limits.max_connections != Limits().max_connections:  # else nobody asked for that many
         _log.warning("with %d open files allowed, a worker takes %d connections at most", hard, connections)
     return replace(config, limits=replace(config.limits, max_connections=connections))
 
