@@ -3,8 +3,8 @@
     python load/memory.py                       10,000 connections, a GET on each, then idle
     python load/memory.py --connections 2000
 
-Starts the gateway as `load/proxy.py` does, with one worker. A first batch of connections comes and goes, so that what the
-worker keeps from any load is not counted; then the connections are opened, in equal parts from several loopback
+Starts the gateway as `load/proxy.py` does, with one worker. A first batch of connections comes and goes, so that what
+the worker keeps from any load is not counted; then the connections are opened, in equal parts from several loopback
 addresses, each asks once, and all stay. The growth of the worker's resident memory, by connection, is the figure; the
 kernel's socket buffers are not in it. The bar is 12 KiB.
 """

@@ -69,6 +69,9 @@ def https_location(host: bytes, target: bytes, port: int) -> bytes | None:
     return b"https://%b%b%b" % (normalise_host(host), b"" if port == 443 else b":%d" % port, target)
 
 
+_LONGEST_NAME = 253 + len(":65535")  # RFC 1035 section 2.3.4, as text
+
+
 class Peer:
     """Who is at the other end of a downstream connection, ready to be written into heads. `proto` is the connection's:
     http or https."""
@@ -93,6 +96,8 @@ class Peer:
         """What is said about a request for `host` that came straight from its client. Kept for the next request: a
         connection's requests are nearly always for one host."""
         if host != self._host:
+            if len(host) > _LONGEST_NAME:
+                return self._told(host)  # no name that is routed: not worth its memory in an idle connection
             self._lines = self._told(host)
             self._host = host
         return self._lines

@@ -1,8 +1,8 @@
 """The access log: one JSON object a line, written in batches.
 
 A request adds its line to a list; once a second, or at FLUSH_AT lines, the batch goes to the operating system in one
-write. Entries beyond MAX_ENTRIES are dropped and counted: a full disk or a stuck pipe must
-cost the log and not the requests.
+write. While MAX_WAITING bytes wait to be written, further entries are dropped and counted: a full disk or a stuck pipe
+must cost the log, and not the requests or the memory.
 
 A file is rotated when it would pass MAX_BYTES: `access.log` becomes `access.log.1`, whose former content is lost.
 Several workers append to one file, and each of them may be the one who rotates it, under an flock on the file itself:
@@ -35,7 +35,7 @@ __all__ = ["AccessLog", "open_log"]
 
 FLUSH_INTERVAL = 1.0
 FLUSH_AT = 512
-MAX_ENTRIES = 16 * 1024
+MAX_WAITING = 8 * 1024 * 1024
 MAX_BYTES = 64 * 1024 * 1024
 """Of one file; with the one before it a quarter of a million requests or more, on a disk that nobody looks after."""
 
@@ -49,6 +49,7 @@ _LINE = (
 _SMALL = [b"%d" % number for number in range(1000)]
 _PADDED = [b"%03d" % number for number in range(1000)]
 _MAX_AGENTS = 1024
+_MAX_AGENT_SIZE = 512  # browsers' have 150; a client may send 32 KiB
 
 
 class AccessLog:
@@ -61,6 +62,7 @@ class AccessLog:
         self._traffic = traffic
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
+        self._waiting = 0  # bytes of those
         self._offset = datetime.now(UTC).timestamp() - perf_counter()
         self._second = 0
         self._date = b""
@@ -76,7 +78,8 @@ class AccessLog:
         if not self.enabled:
             return
         if self._path == "-":
-            self._file = 1
+            if self._file < 0:
+                self._file = _standard_output()
             return
         before = self._file
         # A new file may be read by those who could read the old one.
@@ -107,7 +110,7 @@ class AccessLog:
         them); the two values of the client's free choice are escaped.
         """
         lines = self._lines
-        if len(lines) >= MAX_ENTRIES:
+        if self._waiting >= MAX_WAITING:
             self._traffic.log_dropped += 1
             return
         when = self._offset + started
@@ -119,34 +122,35 @@ class AccessLog:
         agent = self._agents.get(user_agent)
         if agent is None:
             agent = self._agent(user_agent)
-        lines.append(
-            _LINE
-            % (
-                self._date,
-                _PADDED[int((when - second) * 1000)],
-                method,
-                host,
-                target,
-                _SMALL[status],
-                _SMALL[sent] if sent < 1000 else b"%d" % sent,
-                _SMALL[seconds] if seconds < 1000 else b"%d" % seconds,
-                _PADDED[thousandths],
-                _PADDED[millionths],
-                revision,
-                endpoint,
-                flag.encode(),
-                request_id if request_id.isalnum() else _escaped(request_id),
-                agent,
-                peer,
-                protocol,
-            )
+        line = _LINE % (
+            self._date,
+            _PADDED[int((when - second) * 1000)],
+            method,
+            host,
+            target,
+            _SMALL[status],
+            _SMALL[sent] if sent < 1000 else b"%d" % sent,
+            _SMALL[seconds] if seconds < 1000 else b"%d" % seconds,
+            _PADDED[thousandths],
+            _PADDED[millionths],
+            revision,
+            endpoint,
+            flag.encode(),
+            request_id if request_id.isalnum() else _escaped(request_id),
+            agent,
+            peer,
+            protocol,
         )
+        lines.append(line)
+        self._waiting += len(line)
         if len(lines) == FLUSH_AT and not self._unwritten:
             self.flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(FLUSH_INTERVAL, self._on_timer)
 
     def _agent(self, user_agent: bytes) -> bytes:
+        if len(user_agent) > _MAX_AGENT_SIZE:
+            return _escaped(user_agent)
         if len(self._agents) >= _MAX_AGENTS:
             self._agents.clear()
         agent = self._agents[user_agent] = _escaped(user_agent)
@@ -161,6 +165,7 @@ class AccessLog:
         if not self._unwritten:
             self._unwritten = b"".join(self._lines)
             self._lines.clear()
+            self._waiting = 0
             self._offset = datetime.now(UTC).timestamp() - perf_counter()
             self._rotate()
         try:
@@ -176,7 +181,7 @@ class AccessLog:
     def _rotate(self) -> None:
         """Have `_file` be the one that the name means, with room for what is to be written. Where that can't be had,
         the batch goes to the file as it is."""
-        if self._file < 3:
+        if self._path == "-":
             return
         ours = os.fstat(self._file)
         if not stat.S_ISREG(ours.st_mode):
@@ -220,6 +225,7 @@ def open_log(path: str, mode: int = 0o600) -> int:
     """The descriptor of a file to append to, made if there is none. Raises OSError, also for a symbolic link: another
     user may have made it, for us to write where he can't."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags |= os.O_NONBLOCK  # it may be a pipe
     try:
         return os.open(path, flags, mode)
     except OSError as error:
@@ -227,6 +233,15 @@ def open_log(path: str, mode: int = 0o600) -> int:
             why = "it is a symbolic link: name the file itself, or - for standard output"
             raise OSError(errno.ELOOP, why, path) from None
         raise
+
+
+def _standard_output() -> int:
+    """A descriptor of standard output that never blocks if it is a pipe. It is opened anew for that, for the one we
+    were given is also our parent's, who expects it to block."""
+    if stat.S_ISFIFO(os.fstat(1).st_mode):
+        with suppress(OSError):
+            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return 1
 
 
 # Printable ASCII that JSON does not escape. (Three times `in` took five times as long: bytes look for a number first.)

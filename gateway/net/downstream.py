@@ -343,7 +343,13 @@ class Downstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is _HEAD:
-            self._pump(self._buffer + data if self._buffer else data)
+            if self._buffer:
+                piece, data = data, self._buffer + data
+                # Not yet complete, surely: whoever sends a head byte by byte must not have it parsed byte by byte.
+                if b"\n" not in piece and len(data) <= self._listener.head_limits.unchecked:
+                    self._buffer = data
+                    return
+            self._pump(data)
         elif phase is _BODY:
             self._feed(data)
         elif phase is _TUNNEL:
@@ -452,6 +458,7 @@ class Downstream(asyncio.Protocol):
         if not self._buffer:
             self.set_deadline(self._listener.loop.time() + self._listener.limits.head_timeout)
         self._buffer = data
+        self.resume()
 
     def _start(self, head: RequestHead) -> None:
         listener = self._listener
@@ -470,6 +477,7 @@ class Downstream(asyncio.Protocol):
                     self._refuse(too_large(limit), head)
                     return
                 self._body = CountedReader(body, limit)
+            self.resume()
         begin = listener.begin
         exchange = begin(self, head)
         if exchange is None:
@@ -616,7 +624,8 @@ class Downstream(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        if not self._reading:
+        # A client that pipelines more than MAX_PIPELINED is read again only when that has been answered.
+        if not self._reading and len(self._buffer) <= MAX_PIPELINED:
             self.resume()
         if self._buffer and not self._pumping:
             data, self._buffer = self._buffer, b""

@@ -34,7 +34,7 @@ def python(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["coldstart.py", "proxy.py"])
+@pytest.mark.parametrize("script", ["coldstart.py", "memory.py", "proxy.py"])
 def test_help(script: str) -> None:
     """Each imports what it needs and names its options."""
     assert "--help" in python(f"load/{script}", "--help")

@@ -198,6 +198,10 @@ class Gateway:
         """Wait until no client is connected, `but` so many."""
         await until(lambda: self.traffic.downstream_connections == but)
 
+    async def answered(self, count: int) -> None:
+        """Wait until so many requests for the revision have been answered."""
+        await until(lambda: sum(self.exchanges.served[REVISION].traffic.classes) == count)
+
     async def parked(self, count: int) -> None:
         """Wait until so many requests wait for an endpoint."""
         await until(lambda: self.activator.parked == count)

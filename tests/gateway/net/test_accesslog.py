@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.core.traffic import WorkerTraffic
-from gateway.net.accesslog import AccessLog, open_log
+from gateway.net.accesslog import MAX_WAITING, AccessLog, open_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,7 +166,7 @@ async def test_processes_share_a_file_of_bounded_size(tmp_path: Path) -> None:
         assert [await worker.wait() for worker in workers] == [0, 0, 0]
     aside = tmp_path / "access.log.1"
     assert sorted(os.listdir(tmp_path)) == ["access.log", "access.log.1"]
-    batch = 20 * 250
+    batch = 20 * 280
     assert path.stat().st_size <= 200_000 + 3 * batch
     assert 200_000 - batch <= aside.stat().st_size <= 200_000 + 3 * batch
     assert "/399" in paths(aside) + paths(path)
@@ -204,3 +204,18 @@ async def test_what_clients_choose_is_escaped(tmp_path: Path, opened: Callable[.
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["userAgent"] for line in lines] == [value.decode("latin-1") for value in values]
     assert [line["requestId"] for line in lines] == [value.decode("latin-1") for value in values]
+
+
+async def test_what_waits_for_a_stuck_pipe_has_a_bound(tmp_path: Path) -> None:
+    """In bytes, however long the lines are; beyond it entries are dropped and counted."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    traffic = WorkerTraffic()
+    log = AccessLog(str(pipe), traffic)
+    for _ in range(4000):
+        log.add(0.0, 0.0, b"GET", b"host", b"/" + b"x" * 8000, 200, 0, b"", b"", "", b"", b"", b"", b"HTTP/1.1")
+    assert 1000 < traffic.log_dropped < 4000
+    assert log._waiting + len(log._unwritten) < 2 * MAX_WAITING + 10_000
+    os.close(reader)
+    log.close()
