@@ -21,6 +21,7 @@ import errno
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gateway.config import Address, ConfigError, GatewayConfig
@@ -50,13 +51,13 @@ Role = list[list[socket.socket]]
 
 
 class Listeners:
-    """`roles` by the names that `Assignment` has for them, and ADMIN, which has one socket, the parent's own.
+    """`roles` by the names that `Assignment` has for them, and ADMIN, whose sockets are the parent's own.
     `addresses` are those asked for, by the same names."""
 
     def __init__(self, roles: dict[str, Role], addresses: dict[str, Address]) -> None:
         self._roles = roles
         self.addresses = addresses
-        self.admin = roles[ADMIN][0][0]
+        self.admin = roles[ADMIN][0]
 
     def of(self, index: int) -> dict[str, list[socket.socket]]:
         """One worker's sockets by role."""
@@ -77,7 +78,8 @@ class Listeners:
         program = ctypes.create_string_buffer(_FILTER)
         option = struct.pack("HP", len(_FILTER) // 8, ctypes.addressof(program))
         for sock in self._workers_sockets():
-            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+            with suppress(OSError):  # a sandbox may not let us; then arrivals of the last moment are lost, as elsewhere
+                sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
     def close(self) -> None:
         """Close the workers' sockets; the workers have their own descriptors of them."""
@@ -152,14 +154,11 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(target)
-        sock.listen(1024)
-        sock.setblocking(False)
+        try:
+            _listen(sock, target, shared=shared)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
@@ -167,6 +166,17 @@ def _bound(address: Address, *, shared: bool) -> socket.socket:
             ) from error
         raise ConfigError(f"It can't listen on {address}: {error.strerror or error}.") from error
     return sock
+
+
+def _listen(sock: socket.socket, target: tuple[object, ...], *, shared: bool) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(target)
+    sock.listen(1024)
+    sock.setblocking(False)
 
 
 def _has_ipv6_loopback() -> bool:

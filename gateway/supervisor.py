@@ -362,8 +362,9 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # the last image held them back
         runner = web.AppRunner(self._admin.application(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        # A copy, as the site closes its socket at the end, which the next image still needs.
-        await web.SockSite(runner, self._listeners.admin.dup()).start()
+        for sock in self._listeners.admin:
+            # A copy, as the site closes its socket at the end, which the next image still needs.
+            await web.SockSite(runner, sock.dup()).start()
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(seat.keep(), name=f"worker {seat.index}") for seat in self._seats]
             ends = [group.create_task(event.wait(), name="end") for event in (self._stop, self._upgraded)]

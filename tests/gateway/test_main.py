@@ -231,6 +231,26 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_check_says_whether_a_gateway_could_start(tmp_path: Path) -> None:
+    """Without listening, so that it can be asked beside a running gateway."""
+
+    async def check() -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "gateway", "--check", "--feed", "ws://127.0.0.1:1", "--feed-token-file", str(tmp_path / "token")),
+            *("--listen", f"127.0.0.1:{taken.getsockname()[1]}"),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        return process.returncode, errors.decode()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert await check() == (2, f"gateway: {tmp_path / 'token'} can't be used: No such file or directory\n")
+        (tmp_path / "token").write_text("secret")
+        assert await check() == (0, "")
+
+
+@pytest.mark.slow
 async def test_an_access_log_that_is_a_link_is_one_clear_line(tmp_path: Path) -> None:
     """Exit status 2, and what the link points to is as it was."""
     (tmp_path / "token").write_text("secret")

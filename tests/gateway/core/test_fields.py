@@ -6,7 +6,16 @@ from ipaddress import ip_network
 
 import pytest
 
-from gateway.core.fields import Additions, Peer, client_address, forwarded, normalise_host, request_head, scheme
+from gateway.core.fields import (
+    Additions,
+    Peer,
+    client_address,
+    forwarded,
+    may_switch,
+    normalise_host,
+    request_head,
+    scheme,
+)
 from gateway.core.http1 import parse_request
 from gateway.core.proxies import TrustedProxies
 
@@ -230,3 +239,21 @@ def test_a_rewritten_host() -> None:
     lines = sent(host=b"inner.svc")
     assert lines[1] == b"host: inner.svc"
     assert b"x-forwarded-host: a.b" in lines
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "may"),
+    [
+        (b"websocket", b"websocket", True),
+        (b"h2c, WebSocket", b"websocket", True),
+        (b"a/1,b/2", b"B/2 , a/1", True),
+        (b"a/1", b"a/2", False),
+        (b"a", b"a, b", False),
+        (b"a", None, False),
+        (None, b"a", False),
+        (None, None, False),
+    ],
+)
+def test_a_switch_is_to_what_was_asked_for(asked: bytes | None, chosen: bytes | None, may: bool) -> None:
+    """RFC 9110 section 7.8: a server must not switch to a protocol that the request does not list."""
+    assert may_switch(asked, chosen) is may
