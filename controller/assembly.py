@@ -92,6 +92,7 @@ class ControlPlane:
             kube,
             (*controllers(self.deciders, lambda key, generation: self._publisher.programmed(key, generation)), *extra),
             kinds_read=publisher.KINDS,
+            field_selectors=publisher.FIELD_SELECTORS,
             late_status=LATE_STATUS,
             cold_path=COLD_PATH,
             lull=self._lull,

@@ -22,8 +22,9 @@ _TAG_VARIABLES = frozenset({"Name", "Tag"})
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """`http_option` is what a KIngress gets: "Enabled", "Redirected" or "" (unset). `external_port` is written into
-    public URLs; 0 writes none. Knative has no such key: it is for gateways that people reach on another port than 80
-    or 443, as on a laptop, so that a URL that is printed is one that works."""
+    public http URLs, `external_https_port` into https ones and into redirects; 0 writes none. Knative has no such keys:
+    they are for gateways that people reach on other ports than 80 and 443, as on a laptop, so that a URL that is
+    printed is one that works."""
 
     ingress_class: str = INGRESS_CLASS_NAME
     domain_template: Template = field(
@@ -33,6 +34,7 @@ class NetworkConfig:
     http_option: str = "Enabled"
     default_external_scheme: str = "http"
     external_port: int = 0
+    external_https_port: int = 0
 
 
 def parse(data: Mapping[str, str]) -> NetworkConfig:
@@ -45,6 +47,7 @@ def parse(data: Mapping[str, str]) -> NetworkConfig:
         http_option=_http_option(read),
         default_external_scheme=read.choice("default-external-scheme", "http", ("http", "https")),
         external_port=read.integer("external-port", 0, high=65535),
+        external_https_port=read.integer("external-https-port", 0, high=65535),
     )
 
 

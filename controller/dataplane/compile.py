@@ -1,4 +1,4 @@
-"""KIngresses, Revisions and EndpointSlices in, the gateways' tables out.
+"""KIngresses, Revisions and EndpointSlices in, the gateways' tables out. (Secrets: `certificates`.)
 
 Theory of operation
 -------------------
@@ -21,6 +21,7 @@ from controller.apis import conditions, labels
 from controller.apis import revision as revisions
 from controller.apis.durations import parse_duration
 from controller.apis.meta import is_deleting, labels_of, name_of, namespace_of
+from controller.dataplane.certificates import CertificateTable, Claim
 from gateway.contract import (
     Certificate,
     CertificateId,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 Rules = tuple[RouteRule, ...]
 
 _CLUSTER_LOCAL = "ClusterLocal"
+_REDIRECTED = "Redirected"
 _PORT_NAMES = ("http", "http2", "http1", "h2c", "https")
 _ALL = 100
 
@@ -59,13 +61,16 @@ def is_ours(ingress: JsonObject) -> bool:
     return ours and not is_deleting(ingress)
 
 
-def route_rules(ingress: JsonObject) -> Rules:
-    """The rules of a KIngress: by host, longest path first, rules that match fields before those that don't.
+def route_rules(ingress: JsonObject, https_port: int = 443) -> Rules:
+    """The rules of a KIngress: by host, longest path first, rules that match fields before those that don't. With the
+    option Redirected, external hosts that have a certificate are sent to https on `https_port`.
     Raises InvalidIngress where Knative's webhook would refuse the spec."""
     namespace = namespace_of(ingress)
+    spec = ingress.get("spec") or {}
+    redirect_port = https_port if spec.get("httpOption") == _REDIRECTED else 0
     rules = [
-        _rule(host, rule, path, namespace)
-        for rule in _items(ingress.get("spec") or {}, "rules", "spec")
+        _rule(host, rule, path, namespace, redirect_port)
+        for rule in _items(spec, "rules", "spec")
         for host in _items(rule, "hosts", "spec.rules[]")
         for path in _items(rule.get("http") or {}, "paths", "spec.rules[].http")
     ]
@@ -76,15 +81,29 @@ def _matches(rule: RouteRule) -> int:
     return len(rule.match_fields)
 
 
-def _rule(host: str, rule: JsonObject, path: JsonObject, namespace: str) -> RouteRule:
+def claims(ingress: JsonObject) -> tuple[Claim, ...]:
+    """What a KIngress wants served over TLS. Raises InvalidIngress where Knative's webhook would refuse the spec."""
+    found = []
+    for item in (ingress.get("spec") or {}).get("tls") or ():
+        for name in ("secretName", "secretNamespace"):
+            if not item.get(name):
+                raise InvalidIngress(f"spec.tls[].{name}: missing")
+        secret = CertificateId(item["secretNamespace"], item["secretName"])
+        found.append(Claim(secret, tuple(host.lower() for host in item.get("hosts") or ())))
+    return tuple(found)
+
+
+def _rule(host: str, rule: JsonObject, path: JsonObject, namespace: str, redirect_port: int) -> RouteRule:
+    cluster_local = rule.get("visibility") == _CLUSTER_LOCAL
     return RouteRule(
         host=host.lower(),
         splits=_splits(_items(path, "splits", "spec.rules[].http.paths[]"), namespace),
-        cluster_local=rule.get("visibility") == _CLUSTER_LOCAL,
+        cluster_local=cluster_local,
         path=path.get("path") or "/",
         match_fields=tuple((name.lower(), match["exact"]) for name, match in (path.get("headers") or {}).items()),
         append_fields=_fields(path.get("appendHeaders")),
         rewrite_host=path.get("rewriteHost") or None,
+        redirect_port=0 if cluster_local else redirect_port,
     )
 
 
@@ -242,9 +261,19 @@ class Delta:
 
 
 class Table:
-    """What was compiled and what was told; `drain` is the difference, and takes it as told."""
+    """What was compiled and what was told; `drain` is the difference, and takes it as told. `certificates` is its part
+    about TLS."""
 
-    __slots__ = ("_known", "_references", "_routes", "_sent", "_sent_routes", "_touched", "_touched_routes")
+    __slots__ = (
+        "_known",
+        "_references",
+        "_routes",
+        "_sent",
+        "_sent_routes",
+        "_touched",
+        "_touched_routes",
+        "certificates",
+    )
 
     def __init__(self) -> None:
         self._routes: dict[RouteId, Rules] = {}
@@ -254,6 +283,7 @@ class Table:
         self._sent: dict[RevisionId, Revision] = {}
         self._touched_routes: set[RouteId] = set()
         self._touched: set[RevisionId] = set()
+        self.certificates = CertificateTable()
 
     def set_route(self, route_id: RouteId, rules: Rules | None) -> None:
         """None: there is no such route (any more)."""
@@ -275,7 +305,7 @@ class Table:
 
     def drain(self) -> Delta:
         """What changed since the last drain."""
-        delta = Delta()
+        delta = Delta(certificates=self.certificates.drain())
         for route_id in self._touched_routes:
             rules = self._routes.get(route_id)
             if rules != self._sent_routes.get(route_id):

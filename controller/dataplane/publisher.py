@@ -1,8 +1,8 @@
 """From the runner's caches to the feed.
 
-A change of a KIngress, Revision or EndpointSlice marks the entry it belongs to; at the end of the same turn of the loop
-the marked entries are compiled and published as one update. That is no delay for one change, and one message for a
-hundred that arrive together. Nothing is published before the caches are filled.
+A change of a KIngress, Revision, EndpointSlice or TLS Secret marks the entry it belongs to; at the end of the same turn
+of the loop the marked entries are compiled and published as one update. That is no delay for one change, and one
+message for a hundred that arrive together. Nothing is published before the caches are filled.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of
 from controller.config.features import Gate
-from controller.dataplane import compile
+from controller.dataplane import certificates, compile
 from controller.kube.bugs import BugLog
 from controller.reconcile.children.services import private_service_name
-from gateway.contract import RevisionId, RouteId
+from gateway.contract import CertificateId, RevisionId, RouteId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from controller.dataplane.server import FeedServer
     from controller.kube.runner import Runner
 
+HTTPS_PORT = 443
+
 log = logging.getLogger(__name__)
 
-KINDS = (kinds.INGRESS, kinds.REVISION, kinds.ENDPOINT_SLICE)
+KINDS = (kinds.INGRESS, kinds.REVISION, kinds.ENDPOINT_SLICE, kinds.SECRET)
 """What the runner has to cache for the publisher."""
+
+FIELD_SELECTORS = {kinds.SECRET: f"type={certificates.SECRET_TYPE}"}
+"""Of these kinds only what the data plane needs: other people's Secrets are not to be in our memory."""
 
 
 class Publisher:
@@ -42,6 +48,7 @@ class Publisher:
         self._table = compile.Table()
         self._routes: set[Key] = set()
         self._revisions: set[RevisionId] = set()
+        self._secrets: set[CertificateId] = set()
         self._by_private_service: dict[Key, RevisionId] = {}
         self._generations: dict[RouteId, int] = {}
         self._bugs = BugLog(log)
@@ -51,6 +58,7 @@ class Publisher:
         runner.on_change(kinds.INGRESS, self._ingress_changed)
         runner.on_change(kinds.REVISION, self._revision_changed)
         runner.on_change(kinds.ENDPOINT_SLICE, self._slice_changed)
+        runner.on_change(kinds.SECRET, self._secret_changed)
 
     async def run(self) -> None:
         """Opens the feed when the caches are filled."""
@@ -66,6 +74,7 @@ class Publisher:
         return self._server.programmed(route_id)
 
     def _config_changed(self) -> None:
+        self._routes.update(self._runner.cache.kinds[kinds.INGRESS])
         self._revisions.update(self._by_private_service.values())
         self._schedule()
 
@@ -91,6 +100,12 @@ class Publisher:
             self._revisions.add(revision_id)
             self._schedule()
 
+    def _secret_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        secret = CertificateId(*key_of(new or old or {}))
+        if self._table.certificates.is_claimed(secret):
+            self._secrets.add(secret)
+            self._schedule()
+
     def _schedule(self) -> None:
         if self._open and not self._flush_due:
             self._flush_due = True
@@ -101,10 +116,14 @@ class Publisher:
         for key in self._routes:
             with self._bugs_contained("Ingress", key):
                 self._compile_route(key)
+        for secret in self._secrets:
+            with self._bugs_contained("Secret", secret):
+                self._compile_secret(secret)
         for revision_id in self._revisions:
             with self._bugs_contained("Revision", revision_id):
                 self._compile_revision(revision_id)
         self._routes.clear()
+        self._secrets.clear()
         self._revisions.clear()
         self._server.publish(self._table.drain())
 
@@ -112,15 +131,31 @@ class Publisher:
         route_id, ingress = RouteId(*key), self._runner.cache.get(kinds.INGRESS, key)
         if ingress is None or not compile.is_ours(ingress):
             self._table.set_route(route_id, None)
+            self._table.certificates.claim(route_id, ())
             self._generations.pop(route_id, None)
             return
         try:
-            self._table.set_route(route_id, compile.route_rules(ingress))
+            rules, claims = compile.route_rules(ingress, self._https_port()), compile.claims(ingress)
+            self._table.set_route(route_id, rules)
+            self._table.certificates.claim(route_id, claims)
+            self._secrets.update(claim.secret for claim in claims)
         except compile.InvalidIngress as error:
             # The Ingress controller says the same in its status; what was programmed before goes.
             log.warning("Ingress %s is not programmed: %s", key, error)
             self._table.set_route(route_id, None)
+            self._table.certificates.claim(route_id, ())
         self._generations[route_id] = generation_of(ingress)
+
+    def _https_port(self) -> int:
+        return self._runner.config.network.external_https_port or HTTPS_PORT
+
+    def _compile_secret(self, secret: CertificateId) -> None:
+        found = self._runner.cache.get(kinds.SECRET, Key(*secret))
+        try:
+            self._table.certificates.set(secret, certificates.material(secret, found, datetime.now(UTC)))
+        except certificates.BrokenCertificate as error:
+            # The Ingress controller says the same in the status of whoever claims it; what was told before stays.
+            log.warning("a certificate is not used: %s", error)
 
     def _compile_revision(self, revision_id: RevisionId) -> None:
         key = Key(*revision_id)

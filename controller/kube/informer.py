@@ -246,7 +246,7 @@ class Pace:
 
 
 class Informer:
-    """Keeps one `KindCache` equal to the server, for one kind and, if given, one namespace."""
+    """Keeps one `KindCache` equal to the server, for one kind and, if given, one namespace and a field selector."""
 
     def __init__(
         self,
@@ -256,6 +256,7 @@ class Informer:
         sink: Callable[[JsonObject | None, JsonObject | None], None],
         *,
         namespace: str = "",
+        field_selector: str = "",
         pace: Pace | None = None,
     ) -> None:
         self._kube = kube
@@ -263,6 +264,7 @@ class Informer:
         self._cache = cache
         self._sink = sink
         self._namespace = namespace
+        self._field_selector = field_selector
         self._pace = pace or Pace()
         self._failures = 0
         self._must_list = True
@@ -302,7 +304,13 @@ class Informer:
         items: list[JsonObject] = []
         token = version = ""
         while True:
-            page = await self._kube.list(self._kind, self._namespace or None, limit=limit, continue_=token)
+            page = await self._kube.list(
+                self._kind,
+                self._namespace or None,
+                field_selector=self._field_selector,
+                limit=limit,
+                continue_=token,
+            )
             meta = page.get("metadata") or {}
             version = version or str(meta.get("resourceVersion") or "")
             items += [self._typed(item) for item in page.get("items") or ()]
@@ -325,6 +333,7 @@ class Informer:
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
+            "fieldSelector": self._field_selector,
             "resourceVersion": self._cache.version,
             "timeoutSeconds": str(max(1, round(seconds))),
         }

@@ -40,6 +40,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -58,7 +59,7 @@ from controller.kube.workqueue import AsyncWorkQueue
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
@@ -131,6 +132,7 @@ class Runner:
         controllers: Sequence[Controller[Any]],
         *,
         kinds_read: Iterable[Kind] = (),
+        field_selectors: Mapping[Kind, str] = MappingProxyType({}),
         late_status: Collection[Kind] = (),
         cold_path: Collection[Kind] = (),
         lull: Lull | None = None,
@@ -139,10 +141,10 @@ class Runner:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """`kinds_read`: kinds to cache beyond those the controllers own and watch. `late_status`: kinds whose status
-        may wait, and with it the events of a plan that has nothing but a status; `cold_path`: kinds for whose plans a
-        request waits; `lull`: shared with others in the same loop. `config` is kept up to date with
-        the ConfigMaps of `namespace`."""
+        """`kinds_read`: kinds to cache beyond those the controllers own and watch; `field_selectors`: kinds of which
+        not all objects are cached. `late_status`: kinds whose status may wait, and with it the events of a plan that
+        has nothing but a status; `cold_path`: kinds for whose plans a request waits; `lull`: shared with others in the
+        same loop. `config` is kept up to date with the ConfigMaps of `namespace`."""
         self._kube = kube
         self._clock = clock
         self._loops = [
@@ -163,7 +165,8 @@ class Runner:
         for loop in self._loops:
             self._metrics.depth.labels(loop.name).set_function(partial(len, loop.queue))
         self._informers = [
-            Informer(kube, kind, cache, partial(self._changed, kind)) for kind, cache in self.cache.kinds.items()
+            Informer(kube, kind, cache, partial(self._changed, kind), field_selector=field_selectors.get(kind, ""))
+            for kind, cache in self.cache.kinds.items()
         ]
         self._config_maps = Informer(kube, kinds.CONFIG_MAP, KindCache(), self._config_map_changed, namespace=namespace)
 

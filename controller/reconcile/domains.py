@@ -64,8 +64,10 @@ def url(route: JsonObject, tag: str, cluster_local: bool, config: Config) -> str
     """The URL of a tag. Inside the cluster it is plain HTTP. Raises DomainError."""
     if cluster_local:
         return f"http://{local_hosts(route, tag, config)[-1]}"
-    port = f":{config.network.external_port}" if config.network.external_port else ""
-    return f"{config.network.default_external_scheme}://{external_host(route, tag, config)}{port}"
+    network = config.network
+    scheme = network.default_external_scheme
+    port = network.external_https_port if scheme == "https" else network.external_port
+    return f"{scheme}://{external_host(route, tag, config)}" + (f":{port}" if port else "")
 
 
 def address_url(route: JsonObject) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import sys
 from datetime import UTC, datetime
@@ -14,8 +15,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from controller.admin import admin_app, listening
-from controller.apis import kinds
-from controller.apis.conditions import is_ready
+from controller.apis import kinds, labels
+from controller.apis.conditions import find, is_ready
 from controller.apis.meta import Key, is_deleting, key_of, name_of
 from controller.assembly import ControlPlane
 from controller.config.store import Config
@@ -31,6 +32,8 @@ from controller.reconcile.plan import Controller, Plan
 from gateway.contract import (
     FEED_PATH,
     Ack,
+    Certificate,
+    CertificateId,
     Hello,
     RevisionId,
     RouteId,
@@ -283,6 +286,90 @@ async def test_deleting_a_service_leaves_nothing(world):
         return not await resource_versions(world)
 
     await world.until(nothing_left)
+
+
+def tls_secret(chain, key):
+    data = {"tls.crt": base64.b64encode(chain.encode()).decode(), "tls.key": base64.b64encode(key.encode()).decode()}
+    meta = {"namespace": "default", "name": "cert"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": data}
+
+
+def secured_ingress(option="Redirected"):
+    split = {"serviceNamespace": "default", "serviceName": "rev", "servicePort": 80, "percent": 100}
+    return {
+        "apiVersion": kinds.INGRESS.api_version,
+        "kind": "Ingress",
+        "metadata": {
+            "namespace": "default",
+            "name": "byhand",
+            "annotations": {labels.INGRESS_CLASS: labels.INGRESS_CLASS_NAME},
+        },
+        "spec": {
+            "httpOption": option,
+            "tls": [{"hosts": ["a.test"], "secretName": "cert", "secretNamespace": "default"}],
+            "rules": [{"hosts": ["a.test"], "http": {"paths": [{"splits": [split]}]}}],
+        },
+    }
+
+
+async def test_a_certificate_travels_from_its_secret_to_the_gateways(world, authority):
+    """With the KIngress that claims it; a new one replaces it, a broken one does not, and the rules stay as they are.
+    Other Secrets are not even in the controllers' memory."""
+    key, secret_id = Key("default", "byhand"), CertificateId("default", "cert")
+    await world.kube.create(kinds.INGRESS, secured_ingress())
+    await world.ready(kinds.INGRESS, key)
+    assert not world.snapshot.certificates
+    assert "there is no Secret default/cert" in await certificate_fault(world, key)
+
+    other = {"metadata": {"namespace": "default", "name": "password"}, "type": "Opaque"}
+    await world.kube.create(kinds.SECRET, other)
+    first = authority.issue("a.test")
+    await world.kube.create(kinds.SECRET, tls_secret(*first))
+    await world.routed(lambda s: s.certificates)
+    assert world.snapshot.certificates[secret_id] == Certificate(secret_id, ("a.test",), *first)
+    (rule,) = world.snapshot.routes[RouteId(*key)]
+    assert rule.redirect_port == 443
+    assert [name_of(secret) for secret in world.plane.runner.cache.list(kinds.SECRET)] == ["cert"]
+
+    async def trusted():
+        return find(await world.kube.get(kinds.INGRESS, key), "CertificatesReady").is_true
+
+    await world.until(trusted)
+    await put_secret(world, authority.issue("a.test")[0], first[1])
+    assert "tls.key is not the key" in await certificate_fault(world, key)
+    assert world.snapshot.certificates[secret_id].chain == first[0], "the last good one stays"
+    second = authority.issue("a.test")
+    await put_secret(world, *second)
+    await world.routed(lambda s: s.certificates[secret_id].chain == second[0])
+
+    port = {"data": {"external-https-port": "8443"}}
+    network = {"metadata": {"namespace": "knative-serving", "name": "config-network"}, **port}
+    await world.kube.create(kinds.CONFIG_MAP, network)
+    await world.routed(lambda s: s.routes[RouteId(*key)][0].redirect_port == 8443)
+    await world.kube.delete(kinds.INGRESS, key)
+    await world.routed(lambda s: not s.certificates)
+
+
+async def put_secret(world, chain, key):
+    current = await world.kube.get(kinds.SECRET, Key("default", "cert"))
+    await world.kube.update(kinds.SECRET, {**current, "data": tls_secret(chain, key)["data"]})
+
+
+async def certificate_fault(world, key):
+    """The message of the condition once it is False, and the Warning event that says the same."""
+
+    async def false():
+        found = find(await world.kube.get(kinds.INGRESS, key), "CertificatesReady")
+        return found if found is not None and found.is_false else None
+
+    message = (await world.until(false)).message
+
+    async def told():
+        events = (await world.kube.list(kinds.EVENT, "default"))["items"]
+        return any(event["reason"] == "CertificateNotUsable" and event["message"] == message for event in events)
+
+    await world.until(told)
+    return message
 
 
 async def test_what_the_webhook_refuses_never_arrives(world):

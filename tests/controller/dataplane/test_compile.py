@@ -4,7 +4,19 @@ from hypothesis import strategies as st
 
 from controller.apis import labels
 from controller.dataplane import compile
-from gateway.contract import Endpoint, Probe, RevisionId, RouteId, RouteRule, Snapshot, Split, Update, apply
+from controller.dataplane.certificates import Claim
+from gateway.contract import (
+    CertificateId,
+    Endpoint,
+    Probe,
+    RevisionId,
+    RouteId,
+    RouteRule,
+    Snapshot,
+    Split,
+    Update,
+    apply,
+)
 
 
 def path(*splits, **extra):
@@ -79,6 +91,37 @@ def test_fields_and_host_to_set():
     assert rule.append_fields == (("k-a", "1"),)
     assert rule.splits[0].append_fields == (("knative-serving-revision", "x"),)
     assert rule.rewrite_host == "inner"
+
+
+def test_redirected_rules_name_the_port():
+    """Those of external hosts only; Enabled and no option serve plain HTTP."""
+    for option, visibility, port in (
+        ("Redirected", "ExternalIP", 8443),
+        ("Redirected", "ClusterLocal", 0),
+        ("Enabled", "ExternalIP", 0),
+        (None, "ExternalIP", 0),
+    ):
+        obj = ingress(path({"serviceName": "x"}), visibility=visibility)
+        obj["spec"]["httpOption"] = option
+        assert [rule.redirect_port for rule in compile.route_rules(obj, 8443)] == [port]
+
+
+def test_claims():
+    """Secret and hosts of each entry of spec.tls, hosts in lower case; without hosts, all of the certificate's."""
+    obj = ingress(path({"serviceName": "x"}))
+    assert compile.claims(obj) == ()
+    obj["spec"]["tls"] = [
+        {"hosts": ["A.test", "b.test"], "secretName": "one", "secretNamespace": "ns"},
+        {"secretName": "two", "secretNamespace": "other"},
+    ]
+    assert compile.claims(obj) == (
+        Claim(CertificateId("ns", "one"), ("a.test", "b.test")),
+        Claim(CertificateId("other", "two"), ()),
+    )
+    for name in ("secretName", "secretNamespace"):
+        obj["spec"]["tls"] = [{"secretName": "one", "secretNamespace": "ns", name: ""}]
+        with pytest.raises(compile.InvalidIngress, match=name):
+            compile.claims(obj)
 
 
 @pytest.mark.parametrize(

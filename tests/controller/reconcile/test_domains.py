@@ -33,8 +33,11 @@ def test_hosts():
 
 def test_urls():
     """Scheme and port of the gateway outside, plain inside."""
-    config = replace(CONFIG, network=network.parse({"external-port": "8080", "default-external-scheme": "https"}))
-    assert domains.url(route(), "", False, config) == "https://hello.default.example.com:8080"
+    config = replace(CONFIG, network=network.parse({"external-port": "8080"}))
+    assert domains.url(route(), "", False, config) == "http://hello.default.example.com:8080"
+    https = {"external-port": "8080", "external-https-port": "8443", "default-external-scheme": "https"}
+    config = replace(CONFIG, network=network.parse(https))
+    assert domains.url(route(), "", False, config) == "https://hello.default.example.com:8443"
     assert domains.url(route(), "", True, config) == "http://hello.default.svc.cluster.local"
     assert domains.address_url(route()) == "http://hello.default.svc.cluster.local"
 
