@@ -292,7 +292,7 @@ async def changes(held: Held, services: int) -> list[Step]:
     for number in [random.randrange(services) for _ in range(CHANGES)]:
         version = held.snapshot.version
         rules = compile.route_rules(ingress(number, version))
-        endpoints = compile.revision(revision(number), [slice_of(number, 1, version)])
+        endpoints = compile.revision(revision(number), [slice_of(number, 1, version)], autodetect_http2=False)
         routes = {RouteId("default", name_of(number)): rules}
         steps.append(held.take(serialise_message(Update(version, version + 1, routes, {endpoints.id: endpoints}))))
         await asyncio.sleep(0)

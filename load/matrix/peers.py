@@ -403,7 +403,9 @@ def _start_feed(bench: Bench) -> int:
     services = [("hello", bench.http, "http1"), ("echo", bench.echo, "http1")]
     if bench.grpc is not None:
         services.append(("greeter", bench.grpc, "h2c"))
-    bench.start_other("feed", _server("feed", port=port, services=services))
+    bench.start_other(
+        "feed", _server("feed", port=port, services=services, certificate=str(bench.certificate), key=str(bench.key))
+    )
     return port
 
 
@@ -416,10 +418,11 @@ def start_gateway(
     environment: dict[str, str] | None = None,
 ) -> Peer:
     """The gateway as users run it, when it has its first snapshot. `feed` is the port of its controller."""
-    listen, local, admin = (free_port() for _ in range(3))
+    listen, tls, local, admin = (free_port() for _ in range(4))
     token = bench.folder / "token"
     token.write_text(TOKEN)
     command = python_module("gateway", "--listen", f"127.0.0.1:{listen}")
+    command += ["--tls-listen", f"127.0.0.1:{tls}"]
     command += ["--cluster-local-listen", f"127.0.0.1:{local}", "--admin-listen", f"127.0.0.1:{admin}"]
     command += ["--feed", f"ws://127.0.0.1:{feed}/v1/feed", "--feed-token-file", str(token), "--drain-grace", "1"]
     command += ["--access-log", str(bench.folder / f"{name}.access.log"), "--workers", str(workers)]
@@ -427,7 +430,9 @@ def start_gateway(
     parent = bench.start_proxy(name, command, environment)
     if not wait_until(partial(_is_ready, admin)):  # its sockets take connections before it has heard of any route
         raise SystemExit(f"the gateway does not get ready. It said:\n{bench.log(name).read_text()}")
-    ports = dict.fromkeys(("http", "stream", "websocket"), listen)
+    ports = {**dict.fromkeys(("http", "stream", "websocket", "h2", "grpc"), listen), "tls": tls}
+    if bench.grpc is None:
+        del ports["grpc"]
     return Peer(name, tuple(children(parent)), ports)  # the parent supervises and carries no requests
 
 

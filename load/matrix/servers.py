@@ -22,6 +22,7 @@ import sys
 from base64 import b64encode
 from functools import partial
 from hashlib import sha1
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -30,6 +31,8 @@ from aiohttp import web
 
 from gateway.contract import (
     FEED_PATH,
+    Certificate,
+    CertificateId,
     Endpoint,
     Probe,
     Revision,
@@ -184,6 +187,13 @@ def _service(name: str, backend: int, protocol: str) -> tuple[RouteRule, list[Re
     return RouteRule(host(name), splits), revisions
 
 
+def _certificate(settings: dict[str, Any]) -> Certificate:
+    """One for all hosts."""
+    chain, key = (Path(settings[name]).read_text() for name in ("certificate", "key"))
+    hosts = tuple(host(name) for name, *_ in settings["services"])
+    return Certificate(CertificateId("default", "all"), hosts, chain, key)
+
+
 async def feed(settings: dict[str, Any]) -> None:
     routes: dict[RouteId, tuple[RouteRule, ...] | None] = {}
     revisions: dict[RevisionId, Revision | None] = {}
@@ -191,7 +201,8 @@ async def feed(settings: dict[str, Any]) -> None:
         rule, both = _service(name, backend, protocol)
         routes[RouteId("default", name)] = (rule,)
         revisions |= {one.id: one for one in both}
-    update = serialise_message(Update(0, 1, routes, revisions))
+    certificate = _certificate(settings)
+    update = serialise_message(Update(0, 1, routes, revisions, {certificate.id: certificate}))
 
     async def follow(request: web.Request) -> web.WebSocketResponse:
         websocket = web.WebSocketResponse()

@@ -44,8 +44,10 @@ def test_help(script: str) -> None:
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 @pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="nginx is not installed")
 def test_the_gateway_carries_every_workload_of_the_matrix(tmp_path: Path) -> None:
-    """A row for each; that of HTTP/2 only where its client is installed."""
-    names = ["bare", "fields", "10k", "post", "chunked", "1000", "websocket", "stream"]
+    """A row for each; those of HTTP/2 and gRPC where Debian's client and server for them are installed."""
+    names = ["bare", "fields", "10k", "post", "chunked", "1000", "tls", "websocket", "stream"]
+    if shutil.which("h2load") and shutil.which("nghttpd"):
+        names += ["h2", "grpc"]
     output = tmp_path / "results.json"
     python("load/proxy.py", "--smoke", "--only", "gateway", "--workloads", *names, "--json", str(output))
     workloads = json.loads(output.read_text())["workloads"]
