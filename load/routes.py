@@ -1,6 +1,7 @@
 """Does the number of routes show? The routing state at 10 and at 10,000 services, at both ends of the feed.
 
-    python load/routes.py
+    python load/routes.py                 about two minutes
+    python load/routes.py --services 100  does it run?
 
 A service is what Knative makes of one: a KIngress with an external host and three cluster-local ones, a Revision and an
 EndpointSlice with one pod; all pods are one nginx. Prints Markdown tables:
@@ -36,6 +37,7 @@ import uvloop
 from aiohttp import web
 
 from controller.apis import kinds, labels
+from controller.config.store import Config
 from controller.dataplane import compile
 from controller.dataplane.publisher import KINDS, Publisher
 from controller.dataplane.server import FeedServer
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from controller.kube.runner import Runner
     from matrix.peers import Peer
 
-FEW, MANY = 10, 10_000
+FEW = 10
 CHANGES = 200
 CONNECTIONS = 64
 
@@ -140,6 +142,7 @@ class Controller:
 
     def __init__(self, services: int, port: int) -> None:
         self.services = services
+        self.config = Config()
         self.cache = Caches(KINDS)
         self.ready = asyncio.Event()
         self.ready.set()
@@ -159,6 +162,9 @@ class Controller:
     def on_change(self, kind: Any, sink: Callable[[JsonObject | None, JsonObject | None], None]) -> None:
         """As the runner's."""
         self._sinks[kind] = sink
+
+    def on_config(self, sink: Callable[[], None]) -> None:
+        """As the runner's; the configuration stays what it is."""
 
     def observe(self, kind: Any, obj: JsonObject) -> None:
         """A watch event, told to the publisher as the runner tells it."""
@@ -408,14 +414,15 @@ def spread(times: list[float]) -> str:
 
 
 def show_lookup(few: Snapshot, many: Snapshot) -> None:
-    ten, everywhere = [number % FEW for number in range(MANY)], list(range(MANY))
+    count = len(many.routes)
+    ten, everywhere = [number % FEW for number in range(count)], list(range(count))
     random.seed(1)
     random.shuffle(ten)
     random.shuffle(everywhere)
     print("\n### Lookup of a host\n" + heading("services, hosts asked for", "ns"))
     print(row(f"{FEW}, all", f"{lookup(few, ten):.0f}"))
-    print(row(f"{MANY}, the same {FEW}", f"{lookup(many, ten):.0f}"))
-    print(row(f"{MANY}, all at random", f"{lookup(many, everywhere):.0f}"))
+    print(row(f"{count}, the same {FEW}", f"{lookup(many, ten):.0f}"))
+    print(row(f"{count}, all at random", f"{lookup(many, everywhere):.0f}"))
 
 
 async def show_changes(states: list[Snapshot]) -> None:
@@ -452,8 +459,9 @@ async def show_processes(bench: Bench, controllers: list[Controller], rounds: in
             print(row(str(services), f"{resident / 2**20:.1f}", each))
         print(f"\n### Requests through a worker, {CONNECTIONS} connections, median of {rounds} rounds\n")
         few, many = (one.gateway for one in running)
-        names = [f"{FEW}, all", f"{MANY}, the same {FEW}", f"{MANY}, all at random"]
-        cpus = await requests_through(bench, [(few, FEW), (many, FEW), (many, MANY)], rounds, seconds)
+        most = controllers[1].services
+        names = [f"{FEW}, all", f"{most}, the same {FEW}", f"{most}, all at random"]
+        cpus = await requests_through(bench, [(few, FEW), (many, FEW), (many, most)], rounds, seconds)
         print(heading("services, hosts asked for", "CPU µs/request", "ratio").lstrip())
         for name, cpu in zip(names, cpus, strict=True):
             ratio = median(mine / base for mine, base in zip(cpu, cpus[0], strict=True))
@@ -473,8 +481,8 @@ async def show_stalls(bench: Bench, counts: list[int]) -> None:
             print(row(f"{services}, {what}", *cells), flush=True)
 
 
-async def run(bench: Bench, rounds: int, seconds: int) -> None:
-    controllers = [Controller(services, bench.http) for services in (FEW, MANY)]
+async def run(bench: Bench, services: int, rounds: int, seconds: int) -> None:
+    controllers = [Controller(FEW, bench.http), Controller(services, bench.http)]
     for controller in controllers:
         await controller.publisher.run()
     few, many = (controller.server.snapshot for controller in controllers)
@@ -484,11 +492,12 @@ async def run(bench: Bench, rounds: int, seconds: int) -> None:
     show_lookup(few, many)
     await show_changes([few, many])
     await show_processes(bench, controllers, rounds, seconds)
-    await show_stalls(bench, [FEW, MANY])
+    await show_stalls(bench, [FEW, services])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", type=int, default=10_000, help=f"to compare with {FEW}")
     parser.add_argument("--rounds", type=int, default=5, help="of requests through each worker")
     parser.add_argument("--seconds", type=int, default=4, help="of each round")
     parser.add_argument("--proxy-core", type=int, default=0)
@@ -498,7 +507,7 @@ def main() -> None:
     print(f"Load average {os.getloadavg()[0]:.1f} at the start.")
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
         bench = open_bench(Path(folder), processes, arguments.proxy_core, arguments.other_core)
-        uvloop.run(run(bench, arguments.rounds, arguments.seconds))
+        uvloop.run(run(bench, arguments.services, arguments.rounds, arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -24,25 +24,29 @@ shape.start_time -= 2.5
 print(shape.tick())
 """
 
+needs_backend = pytest.mark.skipif(
+    not shutil.which("wrk") or not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"),
+    reason="nginx or wrk is not installed",
+)
+
 
 def python(*arguments: str, **environment: str) -> str:
     """What a Python process of its own prints; locust changes the modules of the process that imports it."""
     command = [sys.executable, *arguments]
     env = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=LOAD.parent, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=LOAD.parent, env=env, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["coldstart.py", "memory.py", "proxy.py"])
+@pytest.mark.parametrize("script", ["coldstart.py", "memory.py", "proxy.py", "routes.py"])
 def test_help(script: str) -> None:
     """Each imports what it needs and names its options."""
     assert "--help" in python(f"load/{script}", "--help")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
-@pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="nginx is not installed")
+@needs_backend
 def test_the_gateway_carries_every_workload_of_the_matrix(tmp_path: Path) -> None:
     """A row for each; those of HTTP/2 and gRPC where Debian's client and server for them are installed."""
     names = ["bare", "fields", "10k", "post", "chunked", "1000", "tls", "websocket", "stream"]
@@ -60,6 +64,14 @@ def test_the_autoscalers_cost() -> None:
     assert [line.split("|")[1].strip() for line in text.splitlines()[4:]] == [
         *("0 of 100 busy", "10 of 100 busy", "100 of 100 busy"),
     ]
+
+
+@pytest.mark.slow
+@needs_backend
+def test_the_benchmark_of_routes_runs() -> None:
+    """Its stand-in for the controller's runner offers what the publisher asks of it; every table has its rows."""
+    printed = python("load/routes.py", "--services", "100", "--rounds", "1", "--seconds", "1")
+    assert [line.count("|") for line in printed.splitlines() if line.startswith("| 100")].count(6) >= 3
 
 
 def test_podstart_imports() -> None:
