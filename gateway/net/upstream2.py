@@ -13,6 +13,8 @@ its own stream only. What goes to the endpoint waits in its stream while a windo
 meanwhile that client is not read. As windows open, streams that wait take turns, a frame each.
 
 A response's head is held until the end of the bytes that came with it, so that a small response leaves in one write.
+Frames for the endpoint leave at the end of the turn of the loop in which they were made, or when they are MAX_OUT bytes.
+uvloop makes a system call of each write, and with 64 streams they were 60 of 100 µs of a gRPC unary call.
 
 Requests that the endpoint says it did not look at (REFUSED_STREAM, or above a GOAWAY's last stream) are StreamRefused.
 After a GOAWAY the connection takes no more streams, and closes with its last one. A frame that breaks HTTP/2 ends the
@@ -65,6 +67,7 @@ STREAM_WINDOW = 128 * 1024
 CONNECTION_WINDOW = 1024 * 1024
 MAX_INTERIM = 16  # as in net.upstream
 UNTOLD_STREAMS = 100  # at once, at a peer that says nothing; the least RFC 9113 section 6.5.2 recommends
+MAX_OUT = 64 * 1024
 SILENCE = 15.0
 PING_INTERVAL = 330.0
 
@@ -105,6 +108,8 @@ class Upstream2(asyncio.Protocol):
         "_last_stream",
         "_loop",
         "_open",
+        "_out",
+        "_out_size",
         "_owner",
         "_ping_at",
         "_reader",
@@ -135,6 +140,8 @@ class Upstream2(asyncio.Protocol):
         self._streams: dict[int, Stream] = {}
         self._open = 0
         self._last_stream = -1
+        self._out: list[bytes] = []
+        self._out_size = 0
         self._waiting: deque[Stream] = deque()
         self._held: list[Stream] = []
         self._retired = False
@@ -169,8 +176,8 @@ class Upstream2(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection, which is idle."""
         self._retire()
-        self._transport.write(goaway_frame(0, ErrorCode.NO_ERROR))
-        self._transport.close()
+        self.write(goaway_frame(0, ErrorCode.NO_ERROR))
+        self._close()
 
     def check(self, now: float) -> None:
         """To be called about once a second: finds a peer that vanished."""
@@ -187,8 +194,27 @@ class Upstream2(asyncio.Protocol):
     # --- from its streams ---------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send frames."""
-        self._transport.write(data)
+        """Send frames: at the end of this turn of the loop, with all others made in it."""
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._send_out)
+        out.append(data)
+        self._out_size += len(data)
+        if self._out_size > MAX_OUT:
+            self._send_out()
+
+    def _send_out(self) -> None:
+        out = self._out
+        if out:
+            data = b"".join(out) if len(out) > 1 else out[0]
+            out.clear()
+            self._out_size = 0
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        """Close once what was written has been sent."""
+        self._send_out()
+        self._transport.close()
 
     def begin(self, stream: Stream) -> int:
         """The number of a stream whose HEADERS are sent now."""
@@ -207,7 +233,7 @@ class Upstream2(asyncio.Protocol):
         if not self._open:
             self.idle_since = self._loop.time()
             if self._retired:
-                self._transport.close()
+                self._close()
 
     # --- from the endpoint --------------------------------------------------------------------------------------------
 
@@ -255,7 +281,7 @@ class Upstream2(asyncio.Protocol):
             error = UpstreamProtocolError("The endpoint does not speak HTTP/2, though its port is named h2c.")
         else:
             error = UpstreamProtocolError(f"The endpoint broke HTTP/2: {fault}")
-            self._transport.write(goaway_frame(0, fault.code, str(fault).encode()))
+            self.write(goaway_frame(0, fault.code, str(fault).encode()))
         self._lose(error)
 
     def _lose(self, error: GatewayError) -> None:
@@ -266,7 +292,7 @@ class Upstream2(asyncio.Protocol):
             self.greeted.exception()  # whoever dialled may have left
         self._retire()
         if isinstance(error, UpstreamProtocolError):
-            self._transport.close()  # after the GOAWAY
+            self._close()  # after the GOAWAY
         else:
             self._transport.abort()
         for stream in list(self._streams.values()):
@@ -285,7 +311,7 @@ class Upstream2(asyncio.Protocol):
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "There was more content than the window allows.")
         self._unreported += size
         if self._unreported >= CONNECTION_WINDOW // 2:
-            self._transport.write(window_frame(0, self._unreported))
+            self.write(window_frame(0, self._unreported))
             self._receivable += self._unreported
             self._unreported = 0
         found = self._streams.get(stream)
@@ -358,13 +384,13 @@ class Upstream2(asyncio.Protocol):
             if number > last:
                 stream.fail(StreamRefused(f"The endpoint is closing its connections ({error_name(code)})."))
         if not self._open:
-            self._transport.close()
+            self._close()
 
     def _answer(self, frame: bytes) -> None:
         """Send what the peer is owed, unless it asks and asks and does not read."""
         if self.write_paused:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "There are more questions than answers are read.")
-        self._transport.write(frame)
+        self.write(frame)
 
     def _check_known(self, stream: int) -> None:
         """Frames on a stream that is closed may have crossed its end; on one that never was they can't."""
