@@ -386,15 +386,11 @@ def _envoy_listener(bench: Bench, kind: str, port: int, cluster: str) -> dict[st
     }
 
 
-def _start_gateway(bench: Bench) -> Peer:
-    return start_gateway(bench, "gateway", _start_feed(bench))
-
-
 def _start_gateway_pure(bench: Bench) -> Peer | None:
     """The same with the codec in Python, which is what the other uses where its twin in C was not built."""
     if COMPILED is None:
         return None
-    return start_gateway(bench, "gateway-pure", _start_feed(bench), environment={"ZEROGATE_PURE_PYTHON": "1"})
+    return start_gateway(bench, "gateway-pure", environment={"ZEROGATE_PURE_PYTHON": "1"})
 
 
 def _start_feed(bench: Bench) -> int:
@@ -411,13 +407,15 @@ def _start_feed(bench: Bench) -> int:
 
 def start_gateway(
     bench: Bench,
-    name: str,
-    feed: int,
+    name: str = "gateway",
+    feed: int = 0,
     *options: str,
     workers: int = 1,
     environment: dict[str, str] | None = None,
 ) -> Peer:
-    """The gateway as users run it, when it has its first snapshot. `feed` is the port of its controller."""
+    """The gateway as users run it, when it has its first snapshot. `feed` is the port of its controller; 0 gives it one
+    that knows the services of the matrix."""
+    feed = feed or _start_feed(bench)
     listen, tls, local, admin = (free_port() for _ in range(4))
     token = bench.folder / "token"
     token.write_text(TOKEN)
@@ -471,7 +469,7 @@ PEERS: dict[str, Callable[[Bench], Peer | None]] = {
     "nginx": _start_nginx,
     "haproxy": _start_haproxy,
     "envoy": _start_envoy,
-    "gateway": _start_gateway,
+    "gateway": start_gateway,
     "gateway-pure": _start_gateway_pure,
     "relay": _start_relay,
     "aiohttp": _start_aiohttp,
