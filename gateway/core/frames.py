@@ -15,6 +15,9 @@ jh2's decoder panics (a BaseException, and a backtrace on standard error) on a l
 begins, which one byte from a peer can be. So `_check_block` walks a block first; it also refuses what RFC 7541 section
 4.2 does and jh2 does not, a table size update after a field. Nothing else made it panic in 180,000 mutated blocks.
 
+A peer sends the same few blocks again and again, as nothing but indices into the table. Such a block means the same
+until another changes the table; so the last MAX_KEPT are kept with their lists, and likewise those of our own.
+
 Bounds: a frame is at most MAX_FRAME, the size every peer must accept and the only one we announce; a header block
 MAX_BLOCK bytes in MAX_CONTINUATIONS frames; a decoded field list `max_fields` bytes, counted as RFC 9113 section
 6.5.2 does. One frame at most is kept between two calls of `feed`.
@@ -22,6 +25,7 @@ MAX_BLOCK bytes in MAX_CONTINUATIONS frames; a decoded field list `max_fields` b
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
@@ -29,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from jh2.connection import Decoder, Encoder, HPACKError, OversizedHeaderListError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable
 
 __all__ = [
     "DEFAULT_WINDOW",
@@ -41,6 +45,7 @@ __all__ = [
     "ErrorCode",
     "Field",
     "FieldEncoder",
+    "FieldList",
     "FrameReader",
     "FrameSink",
     "Setting",
@@ -64,6 +69,7 @@ DEFAULT_WINDOW: Final = 65_535
 MAX_BLOCK: Final = 64 * 1024
 MAX_CONTINUATIONS: Final = 8
 _TABLE_SIZE: Final = 4096
+MAX_KEPT: Final = 16
 
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW, _CONTINUATION = range(10)
 _END_STREAM = _ACK = 0x1
@@ -110,6 +116,17 @@ def error_name(code: int) -> str:
 _ERROR_CODES = frozenset(ErrorCode)
 
 
+class FieldList(list[Field]):
+    """A decoded block, not to be changed: it comes again with the next block of the same bytes. `meaning` is for its
+    owner, who need not find out the same again then."""
+
+    __slots__ = ("meaning",)
+
+    def __init__(self, fields: Iterable[Field] = ()) -> None:
+        super().__init__(fields)
+        self.meaning: object = None
+
+
 class ConnectionFault(Exception):
     """The peer broke HTTP/2 in a way that ends the connection; `code` is for the GOAWAY, the text for people."""
 
@@ -124,7 +141,7 @@ class FrameSink(Protocol):
     def data(self, stream: int, data: bytes, size: int, end: bool) -> None:
         """DATA; `size` is what counts against the windows (padding included), `end` is END_STREAM."""
 
-    def headers(self, stream: int, fields: Sequence[Field], end: bool) -> None:
+    def headers(self, stream: int, fields: FieldList, end: bool) -> None:
         """A header block, complete. Names and values are as they came, and may be anything."""
 
     def reset(self, stream: int, code: int) -> None:
@@ -160,11 +177,23 @@ _LONG_PAIR = Struct(">LL")
 class FrameReader:
     """One direction of a connection, after the preface. `max_fields` bounds a decoded field list in bytes."""
 
-    __slots__ = ("_block", "_buffer", "_continuations", "_decoder", "_end", "_greeted", "_open", "ignored", "stopped")
+    __slots__ = (
+        "_block",
+        "_buffer",
+        "_continuations",
+        "_decoder",
+        "_end",
+        "_greeted",
+        "_kept",
+        "_open",
+        "ignored",
+        "stopped",
+    )
 
     def __init__(self, max_fields: int) -> None:
         self._buffer = b""
         self._decoder = Decoder(max_fields)
+        self._kept: dict[bytes, FieldList] = {}
         self._block = b""
         self._open = 0  # the stream of a header block that is not complete
         self._end = False
@@ -260,14 +289,23 @@ class FrameReader:
             self._open = 0
             sink.headers(stream, self._decoded(block), self._end)
 
-    def _decoded(self, block: bytes) -> list[Field]:
-        _check_block(block)
+    def _decoded(self, block: bytes) -> FieldList:
+        kept = self._kept.get(block)
+        if kept is not None:
+            return kept
+        changes = _check_block(block)
         try:
-            fields: list[Field] = self._decoder.decode(block, True)
+            fields = FieldList(self._decoder.decode(block, True))
         except OversizedHeaderListError:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "The fields take too many bytes.") from None
         except HPACKError:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "A header block is malformed.") from None
+        if changes:
+            self._kept.clear()
+        elif _INDEXED.fullmatch(block) is not None:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[block] = fields
         return fields
 
     def _read_priority(self, payload: bytes, _flags: int, stream: int, _sink: FrameSink) -> None:
@@ -374,13 +412,15 @@ def _check_setting(name: int, value: int) -> None:
 _PREFIX = tuple(0x7F if byte & 0x80 else 0x3F if byte & 0x40 else 0x1F if byte & 0x20 else 0x0F for byte in range(256))
 
 
-def _check_block(block: bytes) -> None:
+def _check_block(block: bytes) -> bool:
     """Walk a header block without decoding it; see the module. Raises ConnectionFault if it is cut short, or resizes
-    the table anywhere but at its beginning."""
-    position = 0
-    may_resize = True
+    the table anywhere but at its beginning. Returns whether it changes the table."""
+    position = _after_indexed(block, 0)
+    may_resize = position == 0
+    changes = False
+    size = len(block)
     try:
-        while position < len(block):
+        while position < size:
             first = block[position]
             prefix = _PREFIX[first]
             index = first & prefix
@@ -389,21 +429,34 @@ def _check_block(block: bytes) -> None:
                 position = _after_integer(block, position)
             if first & 0x80:
                 may_resize = False
+                position = _after_indexed(block, position)
                 continue
-            if first & 0xE0 == 0x20:
-                if not may_resize:
-                    raise ConnectionFault(
-                        ErrorCode.COMPRESSION_ERROR, "A header block resizes its table after a field."
-                    )
-                continue
+            if first >= 0x20:  # a literal for the table, or another size of it
+                changes = True
+                if first < 0x40:
+                    if not may_resize:
+                        raise ConnectionFault(
+                            ErrorCode.COMPRESSION_ERROR, "A header block resizes its table after a field."
+                        )
+                    continue
             may_resize = False
             if not index:
                 position = _after_string(block, position)
             position = _after_string(block, position)
     except IndexError:
-        position = len(block) + 1
-    if position > len(block):
+        position = size + 1
+    if position > size:
         raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "A header block is cut short.")
+    return changes
+
+
+_INDEXED = re.compile(rb"[\x80-\xfe]*+")
+"""Fields that both tables have, of one byte each: nearly all, in most blocks."""
+
+
+def _after_indexed(block: bytes, position: int) -> int:
+    match = _INDEXED.match(block, position)
+    return position if match is None else match.end()
 
 
 def _after_string(block: bytes, position: int) -> int:
@@ -434,20 +487,32 @@ def _after_integer(block: bytes, position: int) -> int:
 
 
 class FieldEncoder:
-    """Field lists to header blocks, for one connection. The blocks must be sent in the order they were made."""
+    """Field lists to header blocks, for one connection. The blocks must be sent in the order they were made.
 
-    __slots__ = ("_encoder",)
+    `kept` has the blocks that were made with a key and mean the same until another changes the table.
+    """
+
+    __slots__ = ("_encoder", "kept")
 
     def __init__(self) -> None:
         self._encoder = Encoder()
+        self.kept: dict[Hashable, bytes] = {}
 
-    def encode(self, fields: list[Field]) -> bytes:
+    def encode(self, fields: list[Field], key: Hashable = None) -> bytes:
         block: bytes = self._encoder.encode(fields)
+        if _INDEXED.fullmatch(block) is None:
+            if self.kept:
+                self.kept.clear()
+        elif key is not None:
+            if len(self.kept) >= MAX_KEPT:
+                self.kept.clear()
+            self.kept[key] = block
         return block
 
     def resize(self, size: int) -> None:
         """The peer's table holds `size` bytes; we never use more than the default."""
         self._encoder.header_table_size = min(size, _TABLE_SIZE)
+        self.kept.clear()
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

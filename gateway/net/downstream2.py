@@ -59,7 +59,7 @@ from gateway.core.frames import (
     window_frame,
 )
 from gateway.core.grpc import is_grpc, local_reply
-from gateway.core.http1 import parse_request
+from gateway.core.http1 import RequestHead, parse_request
 from gateway.core.http2 import request_text, request_trailers, response_fields, trailer_fields
 from gateway.errors import BadRequest, BodyTooSlow, ProtocolError, Stopping
 
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gateway.core.fields import Peer
-    from gateway.core.frames import Field
-    from gateway.core.http1 import RequestHead, ResponseHead
+    from gateway.core.frames import Field, FieldList
+    from gateway.core.http1 import ResponseHead
     from gateway.net.downstream import Listener, RequestSink
 
 __all__ = ["Connection", "Stream"]
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
         self._preface = data
         return b""
 
-    def headers(self, number: int, fields: Sequence[Field], end: bool) -> None:
+    def headers(self, number: int, fields: FieldList, end: bool) -> None:
         self._greeting_by = inf
         stream = self._streams.get(number)
         if stream is not None:
@@ -404,6 +404,15 @@ class Connection(asyncio.Protocol):
     def send_fields(self, number: int, fields: list[Field], end: bool) -> None:
         """Send a header block."""
         self.send(headers_frames(number, self._encoder.encode(fields), end=end))
+
+    def send_head(self, number: int, head: ResponseHead, end: bool) -> None:
+        """Send a response's head. Those of one endpoint are mostly alike, and then their block is known."""
+        encoder = self._encoder
+        key = (head.status, head.fields)
+        block = encoder.kept.get(key)
+        if block is None:
+            block = encoder.encode(response_fields(head), key)
+        self.send(headers_frames(number, block, end=end))
 
     def room(self) -> int:
         """How many bytes of content may leave now, as far as it depends on the connection."""
@@ -610,7 +619,7 @@ class Stream:
         self._request_ended = False
         self._code = ErrorCode.NO_ERROR  # of the reset after the response, if there is to be one
         self._responding = False
-        self._held: list[Field] | None = None
+        self._held: ResponseHead | None = None
         self._paused = False
         self._window = STREAM_WINDOW
         self._withheld = 0  # while paused
@@ -621,18 +630,17 @@ class Stream:
 
     # --- from the client ----------------------------------------------------------------------------------------------
 
-    def start(self, fields: Sequence[Field], end: bool) -> None:
+    def start(self, fields: FieldList, end: bool) -> None:
         """The request's head came; `end` if it is all of the request."""
         self._request_ended = end
         connection = self._connection
         listener = connection.listener
         try:
-            head = self._head = parse_request(request_text(fields, ended=end), 0, listener.head_limits)
-            assert head is not None
-            if end:
-                if head.content_length:
-                    raise BadRequest("The request has less content than its Content-Length says.")
-            else:
+            head = fields.meaning
+            if type(head) is not RequestHead or end is not (not head.chunked and not head.content_length):
+                head = self._head_of(fields, end)
+            self._head = head
+            if not end:
                 self._expect_content(head)
         except ProtocolError as error:
             self._refuse(error)
@@ -640,6 +648,16 @@ class Stream:
         self._exchange = listener.begin(self, head)
         if self._exchange is not None and self._expects and head.other(b"expect") is None:
             self._watch_rate()
+
+    def _head_of(self, fields: FieldList, end: bool) -> RequestHead:
+        """What a field list says. Raises ProtocolError."""
+        head = parse_request(request_text(fields, ended=end), 0, self._connection.listener.head_limits)
+        assert head is not None
+        self._head = head
+        if end and head.content_length:
+            raise BadRequest("The request has less content than its Content-Length says.")
+        fields.meaning = head  # heads are not changed, by anyone
+        return head
 
     def _expect_content(self, head: RequestHead) -> None:
         """Raises BodyTooLarge."""
@@ -795,17 +813,18 @@ class Stream:
         if self._rate is not None:
             self._rate.excused = True
         if hold and has_body:
-            self._held = response_fields(head)
+            self._held = head
         else:
-            self._connection.send_fields(self.number, response_fields(head), end=not has_body)
+            self._connection.send_head(self.number, head, end=not has_body)
 
     def respond_whole(self, head: ResponseHead, content: bytes) -> None:
         """Send a response of known length and finish."""
-        self._respond_whole(response_fields(head), content)
+        self._connection.send_head(self.number, head, end=not content)
+        self._send_content(content)
 
-    def _respond_whole(self, fields: list[Field], content: bytes) -> None:
+    def _send_content(self, content: bytes) -> None:
+        """All of it; the head was the end if there is none."""
         connection = self._connection
-        connection.send_fields(self.number, fields, end=not content)
         if not content:
             self._finished()
         elif len(content) <= MAX_FRAME and len(content) <= min(self.send_window, connection.room()):
@@ -818,7 +837,7 @@ class Stream:
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head."""
-        self._connection.send_fields(self.number, response_fields(head), end=False)
+        self._connection.send_head(self.number, head, end=False)
         if head.status == 100 and self._expects and not self._request_ended:
             self._watch_rate()
 
@@ -889,7 +908,7 @@ class Stream:
     def _send_held(self, *, end: bool) -> None:
         assert self._held is not None
         held, self._held = self._held, None
-        self._connection.send_fields(self.number, held, end=end)
+        self._connection.send_head(self.number, held, end=end)
 
     def _send_end(self, trailers: list[bytes]) -> None:
         if self._held is not None:
@@ -923,7 +942,8 @@ class Stream:
         head = self._head
         self._exchange = None
         if head is not None and is_grpc(head.field(b"content-type")):
-            self._respond_whole(local_reply(status, text), b"")
+            self._connection.send_fields(self.number, local_reply(status, text), end=True)
+            self._finished()
             return 0
         body = text.encode() + b"\n"
         fields = [
@@ -934,7 +954,8 @@ class Stream:
         ]
         if head is not None and head.method == b"HEAD":
             body = b""
-        self._respond_whole(fields, body)
+        self._connection.send_fields(self.number, fields, end=not body)
+        self._send_content(body)
         return len(body)
 
     def reset(self) -> None:

@@ -235,6 +235,42 @@ def test_field_lists_are_encoded_as_another_decoder_reads_them(lists: list[list[
         assert [tuple(field) for field in decoded] == [field[:2] for field in fields]
 
 
+few_lists = st.lists(
+    st.lists(st.sampled_from([(b"a", b"1" * 40), (b"b", b"2" * 40), (b":method", b"GET"), (b"c", b"")]), max_size=3),
+    min_size=4,
+    max_size=12,
+)
+
+
+@given(few_lists, st.lists(st.integers(0, 200), max_size=12))
+def test_blocks_that_come_again_are_read_as_what_they_mean_now(
+    lists: list[list[tuple[bytes, bytes]]], sizes: list[int]
+) -> None:
+    """A list that is kept for its block is given up with any change of the table: a field more, one less, a resize."""
+    encoder = Encoder()
+    sink = Calls()
+    reader = FrameReader(32768)
+    reader.feed(GREETING, sink)
+    for number, fields in enumerate(lists):
+        if number < len(sizes):
+            encoder.header_table_size = sizes[number]
+        reader.feed(headers_frames(1, encoder.encode(fields), end=True), sink)
+        assert sink.seen[-1] == ("headers", 1, fields, True)
+
+
+@given(few_lists, st.lists(st.integers(0, 200), max_size=12))
+def test_blocks_that_are_sent_again_mean_the_same(lists: list[list[tuple[bytes, bytes]]], sizes: list[int]) -> None:
+    """A block that is kept for its list is given up with any change of the table."""
+    encoder, decoder = FieldEncoder(), Decoder()
+    for number, fields in enumerate(lists):
+        if number < len(sizes):
+            encoder.resize(sizes[number])
+            decoder.max_allowed_table_size = sizes[number]
+        key = tuple(fields)
+        block = encoder.kept.get(key) or encoder.encode([(*field, False) for field in fields], key)
+        assert decoder.decode(block, raw=True) == fields
+
+
 def test_what_is_written_is_what_another_implementation_reads() -> None:
     """A large header block goes on in CONTINUATION frames."""
     for ours, expected in [
