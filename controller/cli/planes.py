@@ -86,6 +86,24 @@ def _gateway_limits(_context: click.Context, _parameter: click.Parameter, values
     "controller's metrics.",
 )
 @click.option(
+    "--tls-port",
+    type=click.IntRange(1, 65535),
+    help="Where services answer over TLS as well.  [default: nowhere]",
+)
+@click.option(
+    "--tls-certificate",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="PEM file with the certificate chain for that, read again when it changes; without it one is issued by a "
+    "certificate authority in the data directory.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="PEM file with its private key.",
+)
+@click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Gateway processes that share the port."
 )
 @click.option(
@@ -123,6 +141,9 @@ def up(
     filenames: tuple[str, ...],
     data_dir: Path,
     port: int,
+    tls_port: int | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     workers: int,
     domain: str,
     images: Images,
@@ -152,8 +173,20 @@ def up(
         domain=domain,
         images=images,
         gateway_arguments=(*trusted_proxies, *gateway_limits),
+        tls_port=tls_port,
+        tls_files=_tls_files(tls_port, tls_certificate, tls_key),
     )
     raise click.exceptions.Exit(run_up(options))
+
+
+def _tls_files(port: int | None, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise Mistake("a TLS certificate and its key come together: --tls-certificate FILE --tls-key FILE")
+    if port is None:
+        raise Mistake("a TLS certificate needs a port to serve it on: --tls-port 8443")
+    return certificate.absolute(), key.absolute()
 
 
 def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> Address:

@@ -81,6 +81,14 @@ def _matches(rule: RouteRule) -> int:
     return len(rule.match_fields)
 
 
+def external_hosts(ingress: JsonObject) -> set[str]:
+    """The hosts of a KIngress that are asked for from outside, lower-case."""
+    rules = (ingress.get("spec") or {}).get("rules") or ()
+    return {
+        host.lower() for rule in rules if rule.get("visibility") != _CLUSTER_LOCAL for host in rule.get("hosts") or ()
+    }
+
+
 def claims(ingress: JsonObject) -> tuple[Claim, ...]:
     """What a KIngress wants served over TLS. Raises InvalidIngress where Knative's webhook would refuse the spec."""
     found = []

@@ -30,11 +30,12 @@ from controller.admin import admin_app, listening
 from controller.apis import kinds
 from controller.assembly import ControlPlane
 from controller.config.store import Config
+from controller.dataplane.compile import external_hosts
 from controller.embedded import workloads
 from controller.embedded.admission import Admission
 from controller.embedded.agent import Agent
 from controller.embedded.apiserver import ApiServer
-from controller.embedded.credentials import Credentials, load_or_create
+from controller.embedded.credentials import Credentials, GatewayCertificate, load_or_create
 from controller.embedded.datadir import DataDir, Unusable, prepare, private_opener
 from controller.embedded.gateway_process import GatewayOptions, GatewayProcess
 from controller.embedded.podlogs import PodLogs
@@ -42,7 +43,7 @@ from controller.embedded.ports import PortAllocator
 from controller.embedded.runtimes.process import ProcessRuntime
 from controller.embedded.seed import seed
 from controller.embedded.store import Store, StoreInUse, StoreUnusable
-from controller.embedded.welcome import Refused, Welcome
+from controller.embedded.welcome import Refused, Tls, Welcome
 from controller.kube.client import KubeClient
 from controller.kube.lull import Lull
 from controller.paths import deploy_dir
@@ -64,7 +65,8 @@ class StartError(Exception):
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """What `zerogate up` was asked for. `port` and the three after it are taken; `images` maps names to commands;
-    `gateway_arguments` are further ones for the gateway's command line."""
+    `gateway_arguments` are further ones for the gateway's command line. Services answer over TLS on `tls_port` (None:
+    nowhere), with the certificate and key in `tls_files` or else with one of our own CA."""
 
     manifests: tuple[Manifest, ...]
     data_dir: Path
@@ -73,6 +75,8 @@ class UpOptions:
     domain: str
     images: Mapping[str, tuple[str, ...]]
     gateway_arguments: tuple[str, ...] = ()
+    tls_port: int | None = None
+    tls_files: tuple[Path, Path] | None = None
 
 
 def run(options: UpOptions) -> int:
@@ -88,7 +92,7 @@ def run(options: UpOptions) -> int:
 
 async def _up(options: UpOptions) -> None:
     stop = _stop_event()
-    _check_ports(options.port)
+    _check_ports(options.port, options.tls_port)
     reason: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         data, store = _open_data(options.data_dir)
@@ -103,7 +107,13 @@ async def _up(options: UpOptions) -> None:
 
         kube = await stack.enter_async_context(KubeClient.from_token(url, credentials.token, credentials.ca))
         defaults = _objects(deploy_dir() / "config")
-        await seed(kube, defaults, external_domain=options.domain, external_port=options.port)
+        await seed(
+            kube,
+            defaults,
+            external_domain=options.domain,
+            external_port=options.port,
+            external_https_port=options.tls_port or 0,
+        )
         runtime = ProcessRuntime(data.root, Path.cwd())
         lull = Lull()
         ports = PortAllocator(offset=secrets.randbelow(10_000))
@@ -119,6 +129,7 @@ async def _up(options: UpOptions) -> None:
         admin = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
         await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
         _remember_port(data.admin_port, options.port + 3)
+        own = _own_certificate(options, credentials, plane)
         gateway = GatewayProcess(
             GatewayOptions(
                 port=options.port,
@@ -126,10 +137,11 @@ async def _up(options: UpOptions) -> None:
                 feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
                 token_file=token_file,
                 access_log=data.access_log,
-                more=options.gateway_arguments,
+                more=(*options.gateway_arguments, *_tls_arguments(options, own)),
             )
         )
-        welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port)
+        tls = None if options.tls_port is None else Tls(options.tls_port, credentials.ca if own else None)
+        welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port, tls)
         try:
             await _work(stop, plane, gateway, welcome)
         except* (Refused, ChildProcessError) as errors:
@@ -179,17 +191,48 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-def _check_ports(first: int) -> None:
+def _own_certificate(options: UpOptions, credentials: Credentials, plane: ControlPlane) -> GatewayCertificate | None:
+    """The gateway's certificate if it is for us to issue, kept up to date with the hosts there are."""
+    if options.tls_port is None or options.tls_files is not None:
+        return None
+    try:
+        certificate = GatewayCertificate(credentials, datetime.now(UTC))
+    except OSError as error:
+        raise StartError(f"{error.filename} can't be used: {error.strerror}") from error
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+    def on_ingress(_old: JsonObject | None, new: JsonObject | None) -> None:
+        certificate.cover(external_hosts(new or {}), datetime.now(UTC))
+
+    plane.runner.on_change(kinds.INGRESS, on_ingress)
+    return certificate
+
+
+def _tls_arguments(options: UpOptions, own: GatewayCertificate | None) -> list[str]:
+    if options.tls_port is None:
+        return []
+    chain, key = (own.chain, own.key) if own else options.tls_files or (None, None)
+    return [f"--tls-listen={_HOST}:{options.tls_port}", f"--tls-certificate={chain}", f"--tls-key={key}"]
+
+
+def _check_ports(first: int, tls_port: int | None) -> None:
     """Raises StartError for a port in use; asked before anything is started, so that nothing is left behind."""
     uses = ("services", "cluster-local names", "the gateway's metrics", "the controller's metrics")
-    for port, use in enumerate(uses, start=first):
+    wanted = [(port, use, "--port") for port, use in enumerate(uses, start=first)]
+    if tls_port is not None:
+        taken = next((use for port, use, _ in wanted if port == tls_port), None)
+        if taken is not None:
+            raise StartError(f"port {tls_port} is for {taken} already; choose another with --tls-port")
+        wanted.append((tls_port, "services over TLS", "--tls-port"))
+    for port, use, option in wanted:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port))
             except OSError as error:
                 raise StartError(
-                    f"port {port} (for {use}) can't be used: {error.strerror}; choose another with --port"
+                    f"port {port} (for {use}) can't be used: {error.strerror}; choose another with {option}"
                 ) from error
 
 

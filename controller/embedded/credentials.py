@@ -1,4 +1,5 @@
-"""What makes the embedded API server private: its CA, its server certificate, the bearer token and the kubeconfig.
+"""What makes the embedded API server private: its CA, its server certificate, the bearer token and the kubeconfig; and
+the gateway's certificate for TLS on this machine, which the same CA signs.
 
 The server can start processes, so only the user who started it may talk to it. Everything is made once in one
 directory (mode 0700, files 0600) and used again at each start, so that a kubeconfig stays valid over restarts; only a
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
 
@@ -51,6 +53,10 @@ class Credentials:
     key: Path
     token: str
     kubeconfig: Path
+
+    @property
+    def ca_key(self) -> Path:
+        return self.ca.with_name("ca.key")
 
     def accepts(self, token: str) -> bool:
         """Whether `token` is ours, in constant time."""
@@ -91,12 +97,11 @@ def load_or_create(directory: Path, now: datetime, *, kubeconfig: Path | None = 
         token=_token(directory / "token"),
         kubeconfig=kubeconfig or directory / "kubeconfig",
     )
-    ca_key_path = directory / "ca.key"
-    if not _is_current(found.ca, now) or not ca_key_path.exists():
-        _make_ca(found.ca, ca_key_path, now)
+    if not _is_current(found.ca, now) or not found.ca_key.exists():
+        _make_ca(found.ca, found.ca_key, now)
         found.certificate.unlink(missing_ok=True)
     if not _is_current(found.certificate, now) or not found.key.exists():
-        _make_server(found, ca_key_path, now)
+        _make_server(found, now)
     try:
         found.server_context()
     except ssl.SSLError as error:
@@ -104,6 +109,40 @@ def load_or_create(directory: Path, now: datetime, *, kubeconfig: Path | None = 
             f"{found.key}: not the key of {found.certificate.name}; delete both to have new ones made"
         ) from error
     return found
+
+
+class GatewayCertificate:
+    """The certificate, signed by our CA, that the gateway shows for all hosts, in `chain` and `key`. It is for the
+    parents of the hosts (`*.default.localhost`), and made anew when a host comes that it is not for; the key stays, so
+    that the two files never contradict each other."""
+
+    def __init__(self, credentials: Credentials, now: datetime) -> None:
+        """Raises OSError, or ValueError when a file there is not what it should be."""
+        self._credentials = credentials
+        self.chain = credentials.ca.with_name("gateway.crt")
+        self.key = credentials.ca.with_name("gateway.key")
+        if not self.key.exists():
+            _write(self.key, _private_pem(ec.generate_private_key(ec.SECP256R1())))
+        self._names = {"localhost"}
+        self._issue(now)
+
+    def cover(self, hosts: Iterable[str], now: datetime) -> None:
+        """See to it that the certificate is for all of these too. Raises as the constructor does."""
+        names = {_widest(host) for host in hosts}
+        if not names <= self._names:
+            self._names |= names
+            self._issue(now)
+
+    def _issue(self, now: datetime) -> None:
+        alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted(self._names)]
+        key = _ec_key(self.key, "to have a new one made")
+        _write(self.chain, _issued(self._credentials, "zerogate gateway", alternatives, key, now))
+
+
+def _widest(host: str) -> str:
+    """The wildcard that takes a host. OpenSSL takes none directly below a top-level name, as in `*.localhost`."""
+    parent = host.partition(".")[2]
+    return f"*.{parent}" if "." in parent else host
 
 
 def _token(path: Path) -> str:
@@ -138,18 +177,25 @@ def _make_ca(path: Path, key_path: Path, now: datetime) -> None:
     _write(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def _make_server(target: Credentials, ca_key_path: Path, now: datetime) -> None:
-    ca = x509.load_pem_x509_certificate(target.ca.read_bytes())
-    try:
-        ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), password=None)
-    except (ValueError, TypeError):  # no PEM, or one with a password
-        ca_key = None
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{ca_key_path}: not an EC private key; delete it to have a new CA made")  # noqa: TRY004
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "zerogate API server")])
+def _make_server(target: Credentials, now: datetime) -> None:
     alternatives: list[x509.GeneralName] = [x509.DNSName(each) for each in _NAMES]
     alternatives += [x509.IPAddress(ipaddress.ip_address(each)) for each in _ADDRESSES]
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write(target.key, _private_pem(key))
+    _write(target.certificate, _issued(target, "zerogate API server", alternatives, key, now))
+
+
+def _issued(
+    credentials: Credentials,
+    common_name: str,
+    alternatives: list[x509.GeneralName],
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+) -> bytes:
+    """A server certificate of our CA, in PEM."""
+    ca = x509.load_pem_x509_certificate(credentials.ca.read_bytes())
+    ca_key = _ec_key(credentials.ca_key, "to have a new CA made")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = (
         _certificate(name, ca.subject, key.public_key(), now, _SERVER_LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -158,8 +204,17 @@ def _make_server(target: Credentials, ca_key_path: Path, now: datetime) -> None:
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
-    _write(target.key, _private_pem(key))
-    _write(target.certificate, builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _ec_key(path: Path, remedy: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError):  # no PEM, or one with a password
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path}: not an EC private key; delete it {remedy}")  # noqa: TRY004
+    return key
 
 
 def _certificate(

@@ -1,7 +1,7 @@
 """What a platform on one machine begins with: the control plane's ConfigMaps.
 
 Maps that are not there yet are made from deploy/config, the files a cluster gets. A map that is there is the user's:
-only the keys that `zerogate up` itself decides (the domain and the port that URLs carry) are written at each start,
+only the keys that `zerogate up` itself decides (the domain and the ports that URLs carry) are written at each start,
 because the command line that started it is newer than they are.
 """
 
@@ -23,15 +23,27 @@ if TYPE_CHECKING:
 _MANAGER = "zerogate-up"
 
 
-async def seed(kube: Kube, defaults: Iterable[JsonObject], *, external_domain: str, external_port: int) -> None:
-    """Make the ConfigMaps of `defaults` that are missing, and set domain and port. Raises KubeError."""
+async def seed(
+    kube: Kube,
+    defaults: Iterable[JsonObject],
+    *,
+    external_domain: str,
+    external_port: int,
+    external_https_port: int = 0,
+) -> None:
+    """Make the ConfigMaps of `defaults` that are missing, and set domain and ports (0 for https: none is served).
+    Raises KubeError."""
     for config_map in defaults:
         try:
             await kube.create(kinds.CONFIG_MAP, config_map)
         except AlreadyExists:
             continue
     await _set(kube, domain.NAME, await _domains(kube, external_domain))
-    await _set(kube, network.NAME, {"external-port": str(external_port) if external_port != 80 else None})
+    ports = {
+        "external-port": str(external_port) if external_port != 80 else None,
+        "external-https-port": str(external_https_port) if external_https_port not in (0, 443) else None,
+    }
+    await _set(kube, network.NAME, ports)
 
 
 async def _domains(kube: Kube, external_domain: str) -> dict[str, str | None]:

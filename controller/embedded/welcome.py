@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from controller.apis import conditions, kinds
 from controller.apis.meta import Key, key_of
@@ -30,17 +31,32 @@ class Refused(Exception):
     """The API server did not take a manifest; the text says which and why."""
 
 
+class Tls(NamedTuple):
+    """Services answer over TLS on `port` of this machine; `ca` is whom clients have to trust for it, None where that is
+    not for us to say."""
+
+    port: int
+    ca: Path | None
+
+
 class Welcome:
     """`run` once the control plane and the gateway have been started."""
 
     def __init__(
-        self, kube: Kube, plane: ControlPlane, manifests: Sequence[Manifest], kubeconfig: Path, port: int
+        self,
+        kube: Kube,
+        plane: ControlPlane,
+        manifests: Sequence[Manifest],
+        kubeconfig: Path,
+        port: int,
+        tls: Tls | None,
     ) -> None:
         self._kube = kube
         self._plane = plane
         self._manifests = manifests
         self._kubeconfig = kubeconfig
         self._port = port
+        self._tls = tls
         self._changed = asyncio.Event()
         plane.runner.on_change(kinds.SERVICE, lambda _old, _new: self._changed.set())
 
@@ -87,11 +103,19 @@ class Welcome:
         option = "" if usual else f" --kubeconfig {self._kubeconfig}"
         name = key_of(services[0]).name if services else "NAME"
         return [
-            *([_curl(url, self._port)] if url else ["zerogate apply -f deploy/examples/hello.yaml" + option]),
+            *(self._curls(url) if url else ["zerogate apply -f deploy/examples/hello.yaml" + option]),
             f"zerogate get ksvc{option}",
             f"zerogate logs {name} -f{option}",
             f"export KUBECONFIG={self._kubeconfig}; kubectl get ksvc",
         ]
+
+    def _curls(self, url: str) -> list[str]:
+        """Lines that work, plain and over TLS."""
+        host = urlsplit(url).hostname or ""
+        lines = [_curl(host, self._port)]
+        if self._tls is not None:
+            lines.append(_curl_over_tls(host, *self._tls))
+        return lines
 
 
 _SERVICE = (kinds.SERVICE.api_version, kinds.SERVICE.kind)
@@ -101,10 +125,19 @@ def _url(service: JsonObject) -> str:
     return str((service.get("status") or {}).get("url", ""))
 
 
-def _curl(url: str, port: int) -> str:
-    """A line that works: curl resolves *.localhost by itself, any other domain has to be told."""
-    host = url.removeprefix("http://").partition(":")[0]
-    return f"curl {url}" if host.endswith(".localhost") else f"curl -H 'Host: {host}' http://127.0.0.1:{port}"
+def _curl(host: str, port: int) -> str:
+    """curl resolves *.localhost by itself, any other domain has to be told."""
+    at = "" if port == 80 else f":{port}"
+    if host.endswith(".localhost"):
+        return f"curl http://{host}{at}"
+    return f"curl -H 'Host: {host}' http://127.0.0.1{at}"
+
+
+def _curl_over_tls(host: str, port: int, ca: Path | None) -> str:
+    at = "" if port == 443 else f":{port}"
+    trust = "" if ca is None else f" --cacert {ca}"
+    place = "" if host.endswith(".localhost") else f" --resolve {host}:{port}:127.0.0.1"
+    return f"curl{trust}{place} https://{host}{at}"
 
 
 def _state(service: JsonObject) -> str:

@@ -106,6 +106,13 @@ def test_redirected_rules_name_the_port():
         assert [rule.redirect_port for rule in compile.route_rules(obj, 8443)] == [port]
 
 
+def test_external_hosts():
+    """Those of rules that answer outside, in lower case."""
+    assert compile.external_hosts(ingress(path(), hosts=("A.test", "b.test"))) == {"a.test", "b.test"}
+    assert compile.external_hosts(ingress(path(), visibility="ClusterLocal")) == set()
+    assert compile.external_hosts({}) == set()
+
+
 def test_claims():
     """Secret and hosts of each entry of spec.tls, hosts in lower case; without hosts, all of the certificate's."""
     obj = ingress(path({"serviceName": "x"}))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from controller.embedded.credentials import load_or_create
+from controller.embedded.credentials import GatewayCertificate, load_or_create
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +105,36 @@ def test_anothers_key_is_not_taken_for_the_servers(tmp_path: Path) -> None:
     (tmp_path / "a" / "server.key").write_bytes((tmp_path / "b" / "server.key").read_bytes())
     with pytest.raises(ValueError, match=r"not the key of server\.crt; delete both"):
         load_or_create(tmp_path / "a", NOW)
+
+
+def names(path: Path) -> list[str]:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
+
+
+def test_the_gateways_certificate_grows_with_the_hosts(tmp_path: Path) -> None:
+    """A wildcard for each parent, the host itself below a top-level name; one key for all of them, private and ours."""
+    credentials = load_or_create(tmp_path, NOW)
+    found = GatewayCertificate(credentials, NOW)
+    key = found.key.read_bytes()
+    assert names(found.chain) == ["localhost"]
+    found.cover({"hello.default.localhost", "b.default.localhost", "hello.localhost"}, NOW)
+    assert names(found.chain) == ["*.default.localhost", "hello.localhost", "localhost"]
+    before = found.chain.read_bytes()
+    found.cover({"other.default.localhost"}, NOW)
+    assert found.chain.read_bytes() == before, "it is for that one already"
+    assert found.key.read_bytes() == key
+    certificate = x509.load_pem_x509_certificate(before)
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(credentials.ca.read_bytes()))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (found.chain, found.key)} == {0o600}
+    assert GatewayCertificate(credentials, NOW).key.read_bytes() == key
+
+
+def test_a_gateway_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    """With what to do about it."""
+    credentials = load_or_create(tmp_path, NOW)
+    (tmp_path / "gateway.key").write_text("nonsense")
+    with pytest.raises(ValueError, match=r"gateway\.key: not an EC private key; delete it"):
+        GatewayCertificate(credentials, NOW)

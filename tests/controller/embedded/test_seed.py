@@ -32,8 +32,8 @@ async def kube(api: Any) -> AsyncIterator[KubeClient]:
 def start(kube: KubeClient) -> Started:
     """A start with a domain and a port; gives every map's data without its documentation."""
 
-    async def start(domain: str = "localhost", port: int = 8080) -> dict[str, dict[str, str]]:
-        await seed(kube, DEFAULTS, external_domain=domain, external_port=port)
+    async def start(domain: str = "localhost", port: int = 8080, https_port: int = 0) -> dict[str, dict[str, str]]:
+        await seed(kube, DEFAULTS, external_domain=domain, external_port=port, external_https_port=https_port)
         maps = (await kube.list(kinds.CONFIG_MAP, "knative-serving"))["items"]
         return {
             one["metadata"]["name"]: {k: v for k, v in one["data"].items() if k != "_example"}
@@ -87,3 +87,11 @@ async def test_nothing_to_change_writes_nothing(start: Started, kube: KubeClient
     before = (await kube.list(kinds.CONFIG_MAP, "knative-serving"))["items"]
     await start()
     assert (await kube.list(kinds.CONFIG_MAP, "knative-serving"))["items"] == before
+
+
+async def test_the_https_port_is_that_of_the_last_start(start: Started) -> None:
+    """Set where there is TLS on another port than 443, gone where there is none."""
+    assert (await start(https_port=8443))["config-network"]["external-https-port"] == "8443"
+    assert "external-https-port" not in (await start(https_port=443))["config-network"]
+    await start(https_port=8443)
+    assert "external-https-port" not in (await start())["config-network"]
