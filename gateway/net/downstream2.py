@@ -17,9 +17,9 @@ Frames made while a batch of the client's is read, or within one turn of the loo
 MAX_OUTPUT unsent bytes the client is not read either, so answers to frames that cost nothing can't pile up.
 
 What a client may do for free has a budget, after which it is sent away (GOAWAY, ENHANCE_YOUR_CALM): resets, by whoever
-(rapid reset, CVE-2023-44487, and the ways to make a server send them); and frames that carry nothing (PING, SETTINGS,
-PRIORITY, unknown ones, empty DATA, WINDOW_UPDATE out of proportion). Streams beyond MAX_STREAMS, or beyond MAX_PENDING
-bytes that the client does not take, are refused, which costs the same budget as a reset.
+(rapid reset, CVE-2023-44487, and the ways to make a server send them); and frames that carry nothing (SETTINGS,
+PRIORITY, unknown ones, empty DATA, PING and WINDOW_UPDATE out of proportion). Streams beyond MAX_STREAMS, or beyond
+MAX_PENDING bytes that the client does not take, are refused, which costs the same budget as a reset.
 
 A request that is answered before it is complete is reset with NO_ERROR behind the answer (RFC 9113 section 8.1). One
 that is malformed gets a 400 and then PROTOCOL_ERROR, so that people see why and programs see what the RFC says.
@@ -84,7 +84,9 @@ DRAIN_WAIT = 1.0
 # Two full sets of streams at once; in the long run what a client could do with requests as well.
 RESET_BURST, RESET_RATE = 2 * MAX_STREAMS, 100.0
 IDLE_BURST, IDLE_RATE = 1000, 200.0
-UPDATES_PER_FRAME = 4  # a client that gives its window back by WINDOW_UPDATE sends two for each DATA frame of ours
+# A client gives its window back by two WINDOW_UPDATE for each DATA frame of ours, and gRPC measures the round trip by a
+# PING at each (its BDP estimator).
+ANSWERS_PER_FRAME = 4
 _REMEMBERED = 256
 
 _PING = b"draining"
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
         "_dismissed",
         "_draining",
         "_encoder",
+        "_free_answers",
         "_goaway_at",
         "_greeting_by",
         "_idle_budget",
@@ -122,7 +125,6 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_timer_at",
         "_transport",
-        "_updates",
         "_window",
         "_write_paused",
         "cluster_local",
@@ -154,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._peer_window = DEFAULT_WINDOW
         self._ready: dict[Stream, None] = {}  # streams that could send if the connection could, in turn
         self._pending = 0
-        self._updates = 0
+        self._free_answers = 0
         self._reset_budget = Budget(RESET_BURST, RESET_RATE, now)
         self._idle_budget = Budget(IDLE_BURST, IDLE_RATE, now)
         self._out: list[bytes] = []
@@ -285,7 +287,7 @@ class Connection(asyncio.Protocol):
         """Ours are the least that RFC 9113 allows, or less than its defaults only in number, so nothing waits."""
 
     def ping(self, payload: bytes) -> None:
-        self._spend_idle()
+        self._spend_answer()
         self.send(ping_frame(payload, acknowledges=True))
 
     def pong(self, payload: bytes) -> None:
@@ -301,9 +303,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def window(self, number: int, increment: int) -> None:
-        self._updates += 1
-        if self._updates > UPDATES_PER_FRAME:
-            self._spend_idle()
+        self._spend_answer()
         if number == 0:
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
@@ -364,6 +364,14 @@ class Connection(asyncio.Protocol):
 
     # --- limits -------------------------------------------------------------------------------------------------------
 
+    def _spend_answer(self) -> None:
+        """A frame of the kind that clients send in answer to content: some are free for each DATA frame of ours, and
+        may come together for all streams."""
+        if self._free_answers:
+            self._free_answers -= 1
+        else:
+            self._spend_idle()
+
     def _spend_idle(self, amount: int = 1) -> None:
         if not self._idle_budget.spend(self.loop.time(), amount):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "There are too many frames that carry nothing.")
@@ -421,7 +429,7 @@ class Connection(asyncio.Protocol):
     def send_data(self, number: int, data: bytes, end: bool) -> None:
         """Send content for which there is room, a frame at most."""
         self._send_window -= len(data)
-        self._updates = 0
+        self._free_answers = min(self._free_answers + ANSWERS_PER_FRAME, IDLE_BURST)
         self.send(data_frame(number, data, end=end))
 
     def wait(self, stream: Stream, size: int) -> None:

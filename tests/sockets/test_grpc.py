@@ -183,6 +183,15 @@ async def test_a_hundred_calls_at_once(gateway: Gateway, channel: grpc.aio.Chann
     assert gateway.pools.open == 1
 
 
+async def test_many_calls_are_no_flood(channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpc answers small messages with as many WINDOW_UPDATE and PING frames; content pays for them."""
+    monkeypatch.setattr("gateway.net.downstream2.IDLE_BURST", 100)
+    monkeypatch.setattr("gateway.net.downstream2.IDLE_RATE", 0.0)
+    echo = channel.unary_unary("/Test/echo")
+    for _ in range(50):
+        assert await asyncio.gather(*(echo(b"x") for _ in range(8))) == [b"x"] * 8
+
+
 async def test_a_server_that_restarts(gateway: Gateway, server: Server, channel: grpc.aio.Channel) -> None:
     """A stream that runs then is UNAVAILABLE; one that is given time ends well; the next call finds the new server."""
     cut = channel.unary_stream("/Test/hang")(b"x")
