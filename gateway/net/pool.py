@@ -17,15 +17,17 @@ more requests from here (QueueFull).
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
-from gateway.errors import QueueFull, UpstreamConnectFailure, UpstreamProtocolError
+from gateway.errors import Overloaded, QueueFull, UpstreamConnectFailure, UpstreamProtocolError
 from gateway.net.upstream import Upstream
 from gateway.net.upstream2 import Upstream2
 
 if TYPE_CHECKING:
     from gateway.contract import Endpoint
+    from gateway.errors import GatewayError
     from gateway.net.upstream2 import Stream
 
 __all__ = ["Connections", "Pool", "Pools", "SharedPool"]
@@ -43,7 +45,7 @@ class Connections(Protocol):
         """One to `endpoint` that can be used at once, None if there is none."""
 
     async def dial(self, endpoint: Endpoint) -> Upstream | Stream:
-        """One on a new connection. Raises UpstreamConnectFailure, UpstreamProtocolError, QueueFull."""
+        """One on a new connection. Raises UpstreamConnectFailure, UpstreamProtocolError, QueueFull, Overloaded."""
         ...
 
 
@@ -94,7 +96,7 @@ class Pool:
         return None
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
-        """A new connection. Raises UpstreamConnectFailure."""
+        """A new connection. Raises UpstreamConnectFailure, Overloaded."""
         key = (endpoint.host, endpoint.port)
         upstream = Upstream(key, self)
         try:
@@ -158,7 +160,7 @@ class SharedPool:
 
     async def dial(self, endpoint: Endpoint, timeout: float = CONNECT_TIMEOUT) -> Stream:
         """A stream on a connection that is new, or was when several wanted one. Raises UpstreamConnectFailure,
-        UpstreamProtocolError (it does not speak HTTP/2), QueueFull."""
+        UpstreamProtocolError (it does not speak HTTP/2), QueueFull, Overloaded."""
         key = (endpoint.host, endpoint.port)
         while True:
             dialling = self._dialling.get(key)
@@ -264,6 +266,12 @@ def _named(key: tuple[str, int]) -> str:
     return f"{key[0]}:{key[1]}"
 
 
-def _connect_failure(key: tuple[str, int], error: Exception) -> UpstreamConnectFailure:
+# What is wrong with us, and not with the endpoint: it must not lose its traffic for it.
+_OUR_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS))
+
+
+def _connect_failure(key: tuple[str, int], error: Exception) -> GatewayError:
+    if isinstance(error, OSError) and error.errno in _OUR_OWN:
+        return Overloaded(f"This gateway can open no more connections: {error.strerror}.")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else "no answer"
     return UpstreamConnectFailure(f"The endpoint {_named(key)} took no connection: {reason}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -147,3 +148,30 @@ async def test_chunked_content_that_would_pile_up(gateway: Gateway, content: byt
     writer.transport.abort()
     await gateway.left()
     assert found <= most
+
+
+async def test_no_file_left_is_not_the_endpoints_fault(gateway: Gateway) -> None:
+    """503, and the endpoint is asked again as soon as there is one."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    gateway.route(await gateway.endpoint(endpoint))
+    reader, writer = await gateway.connect()
+    await gateway.left(but=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        writer.write(GET)
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            text = await reader.readuntil(b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert text == b"This gateway can open no more connections: Too many open files.\n"
+    writer.write(GET)
+    async with asyncio.timeout(5):
+        assert (await reader.readuntil(b"hi")).startswith(b"HTTP/1.1 200 ")
+    writer.close()
