@@ -153,6 +153,8 @@ def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Pee
 
 def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     """What is said about a request with fields of the rarer kind."""
+    if others == _TE_OF_GRPC:
+        return peer.lines(head.host or b"") + _TE_LINES
     text = b"".join(_forwarding(others, head.host or b"", peer))
     upgrade = head.upgrade
     if upgrade is not None:
@@ -160,8 +162,12 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     if b"expect" in others:
         text += b"expect: 100-continue\r\n"
     if _takes_trailers(others.get(b"te", b"")):
-        text += b"te: trailers\r\nconnection: te\r\n"
+        text += _TE_LINES
     return text
+
+
+_TE_LINES = b"te: trailers\r\nconnection: te\r\n"
+_TE_OF_GRPC = {b"te": b"trailers"}  # nothing else, as in nearly every gRPC call
 
 
 def _takes_trailers(te: bytes) -> bool:

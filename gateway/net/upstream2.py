@@ -13,8 +13,8 @@ its own stream only. What goes to the endpoint waits in its stream while a windo
 meanwhile that client is not read. As windows open, streams that wait take turns, a frame each.
 
 A response's head is held until the end of the bytes that came with it, so that a small response leaves in one write.
-Frames for the endpoint leave at the end of the turn of the loop in which they were made, or when they are MAX_OUT bytes.
-uvloop makes a system call of each write, and with 64 streams they were 60 of 100 µs of a gRPC unary call.
+Frames for the endpoint leave at the end of the turn of the loop in which they were made, or when they are MAX_OUT
+bytes: one write for all streams, which made 64 gRPC calls at once a sixth cheaper.
 
 Requests that the endpoint says it did not look at (REFUSED_STREAM, or above a GOAWAY's last stream) are StreamRefused.
 After a GOAWAY the connection takes no more streams, and closes with its last one. A frame that breaks HTTP/2 ends the

@@ -229,3 +229,22 @@ def test_trailers() -> None:
     assert trailer_fields([b"X-Sum: 1"]) == [(b"x-sum", b"1", False)]
     with pytest.raises(UpstreamProtocolError):
         response_trailers([(b":status", b"200", False)])
+
+
+def test_what_is_kept_of_fields_is_bounded_and_changes_nothing() -> None:
+    """The same list again for the same head, however many others came between; a refused field stays refused."""
+    texts = [
+        b"GET / HTTP/1.1\r\nhost: h\r\nx-%d: %d\r\nconnection: te\r\n\r\n" % (number, number) for number in range(5000)
+    ]
+    first = [request_fields(text) for text in texts]
+    assert [request_fields(text) for text in texts] == first
+    assert first[7] == [
+        (b":method", b"GET", False),
+        (b":scheme", b"http", False),
+        (b":authority", b"h", False),
+        (b":path", b"/", False),
+        (b"x-7", b"7", False),
+    ]
+    for _ in range(2):
+        with pytest.raises(UpstreamProtocolError):
+            response_head([(b":status", b"200", False), (b"x", b" 1", False)])
