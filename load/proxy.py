@@ -35,7 +35,7 @@ from pathlib import Path
 from gateway.core.http1 import CODEC
 from matrix.clients import ClientFault
 from matrix.peers import PEERS, Bench, Peer, listens, open_bench
-from matrix.processes import Processes, cpu_seconds, wait_until
+from matrix.processes import Processes, cpu_seconds, two_cores, wait_until
 from matrix.report import Results, Row, table, write_json
 from matrix.workloads import WORKLOADS, Client, Workload
 
@@ -90,8 +90,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--smoke", action="store_true", help="one round of one second: does everything run?")
-    parser.add_argument("--proxy-core", type=int, default=0)
-    parser.add_argument("--other-core", type=int, default=1, help="for clients and backends")
+    first, last = two_cores()
+    parser.add_argument("--proxy-core", type=int, default=first)
+    parser.add_argument("--other-core", type=int, default=last, help="for clients and backends")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all rounds, to compare runs")
     return parser.parse_args()
 

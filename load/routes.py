@@ -50,7 +50,7 @@ from gateway.core.routing import RouteTable
 from gateway.worker import Worker
 from matrix import clients
 from matrix.peers import TOKEN, Bench, open_bench, start_gateway
-from matrix.processes import ROOT, Processes, cpu_seconds, free_port, python_module, resident_bytes
+from matrix.processes import ROOT, Processes, cpu_seconds, free_port, python_module, resident_bytes, two_cores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -500,8 +500,9 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=10_000, help=f"to compare with {FEW}")
     parser.add_argument("--rounds", type=int, default=5, help="of requests through each worker")
     parser.add_argument("--seconds", type=int, default=4, help="of each round")
-    parser.add_argument("--proxy-core", type=int, default=0)
-    parser.add_argument("--other-core", type=int, default=1, help="for clients, backend and the controller's half")
+    first, last = two_cores()
+    parser.add_argument("--proxy-core", type=int, default=first)
+    parser.add_argument("--other-core", type=int, default=last, help="for clients, backend and the controller's half")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.other_core})
     print(f"Load average {os.getloadavg()[0]:.1f} at the start.")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from matrix.processes import ROOT, program, python_module
 from matrix.servers import host
 
-__all__ = ["ClientFault", "Sample", "h2load", "lua_string", "stream", "websocket", "wrk"]
+__all__ = ["ClientFault", "Sample", "h2load", "lua_string", "steady", "stream", "websocket", "wrk"]
 
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
@@ -95,14 +95,37 @@ def h2load(
 ) -> Sample:
     """HTTP/2 with prior knowledge. `shape` is "CONNECTIONSxSTREAMS": so many streams on each of so many connections."""
     connections, streams = shape.split("x")
-    log = folder / "h2load.log"
-    log.unlink(missing_ok=True)
-    command = [_missing("h2load"), "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", f"--log-file={log}"]
-    command += [f"-H:authority: {host(service)}", *(f"-H{name.lower()}: {value}" for name, value in fields.items())]
+    options = [f"-c{connections}", f"-m{streams}"]
     if body:
         path = folder / "message"
         path.write_bytes(body)
-        command.append(f"--data={path}")
+        options.append(f"--data={path}")
+    return _h2load(folder, core, url, service, fields, options, seconds)
+
+
+def steady(
+    folder: Path,
+    core: int,
+    url: str,
+    service: str,
+    fields: dict[str, str],
+    *,
+    connections: int,
+    rate: int,
+    seconds: int,
+) -> Sample:
+    """HTTP/1.1 at a fixed rate, requests a second over all connections."""
+    options = ["--h1", f"-c{connections}", f"--rps={rate / connections:.3f}"]
+    return _h2load(folder, core, url, service, fields, options, seconds)
+
+
+def _h2load(
+    folder: Path, core: int, url: str, service: str, fields: dict[str, str], options: list[str], seconds: int
+) -> Sample:
+    log = folder / "h2load.log"
+    log.unlink(missing_ok=True)
+    command = [_missing("h2load"), "-t1", f"-D{seconds}", f"--log-file={log}", *options]
+    command += [f"-H:authority: {host(service)}", *(f"-H{name.lower()}: {value}" for name, value in fields.items())]
     output = _run(core, [*command, url])
     failed = int(_found(r"(\d+) failed, ", output)) + int(_found(r"(\d+) errored, ", output))
     bad = sum(int(number) for number in re.findall(r"(\d+) [345]xx", output))

@@ -25,11 +25,19 @@ __all__ = [
     "program",
     "python_module",
     "resident_bytes",
+    "two_cores",
     "wait_until",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def two_cores() -> tuple[int, int]:
+    """One for what is measured, one for the rest: the first and the last that this process may use. Where there is only
+    one it is both, which is good for nothing but a test."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[0], cores[-1]
 
 
 def program(name: str) -> str | None:
