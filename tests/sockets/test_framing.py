@@ -142,6 +142,60 @@ async def test_bytes_that_come_late_end_the_idle_connection(gateway: Gateway) ->
     client.close()
 
 
+async def test_a_connection_with_unsent_bytes_is_not_used_again(gateway: Gateway) -> None:
+    """An endpoint that answered without reading the content would not read the next request either."""
+    connections = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        go = asyncio.Event()
+        waiting.append(go)
+        await go.wait()
+        writer.write(OK)
+        await reader.read()
+
+    waiting: list[asyncio.Event] = []
+    gateway.route(await gateway.endpoint(endpoint))
+    client = await gateway.client(GET)
+    await until(lambda: len(waiting) == 1)
+    (connection,) = gateway.listener.connections
+    connection._exchange._upstream.pause_writing()  # what the transport does beyond 64 KiB
+    waiting[0].set()
+    assert await client.response(2) == OK
+    client.send(GET)
+    await until(lambda: len(waiting) == 2)
+    waiting[1].set()
+    assert await client.response(2) == OK
+    assert len(connections) == 2
+    client.close()
+
+
+@pytest.mark.parametrize("ending", [b"Connection: close\r\n", b""])
+async def test_a_response_that_is_never_read_is_given_up(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, ending: bytes
+) -> None:
+    """It is complete here, and its last bytes wait for the client, but not for ever; whether it was the last or not."""
+    monkeypatch.setattr("gateway.net.downstream.FLUSH_TIMEOUT", 0.05)
+    monkeypatch.setattr(gateway.listener, "keep_alive_timeout", 0.05)
+    size = 60_000  # less than what stops the endpoint, more than these kernel buffers hold
+    gateway.route(
+        await gateway.endpoint(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)))
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", gateway.port))
+        await until(lambda: len(gateway.listener.connections) == 1)
+        (connection,) = gateway.listener.connections
+        sock = connection._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        client.send(GET.replace(b"\r\n\r\n", b"\r\n" + ending + b"\r\n"))
+        await until(lambda: bool(connection._transport.get_write_buffer_size()))
+        await gateway.left()
+    await gateway.idle()
+
+
 # --- interim responses ------------------------------------------------------------------------------------------------
 
 
@@ -354,8 +408,9 @@ async def test_a_slow_first_answer_holds_up_the_others(gateway: Gateway) -> None
 async def test_a_client_that_pipelines_without_reading_is_not_read(gateway: Gateway) -> None:
     """Neither its requests nor its answers pile up here: its own writing stops."""
     gateway.route()
-    message = GET.replace(b"hello", b"nowhere") * 200
-    client = await gateway.client(GET.replace(b"hello", b"nowhere"))
+    nowhere = GET.replace(b"hello", b"nowhere")
+    message = (nowhere[:-2] + b"X: %b\r\n\r\n" % (b"x" * 1000)) * 10
+    client = await gateway.client(nowhere)
     await client.head()
     (connection,) = gateway.listener.connections
     sock = connection._transport.get_extra_info("socket")
@@ -369,7 +424,7 @@ async def test_a_client_that_pipelines_without_reading_is_not_read(gateway: Gate
     assert len(connection._buffer) < 400_000
     assert connection._transport.get_write_buffer_size() < 400_000
     client.writer.transport.resume_reading()
-    client.send(GET.replace(b"hello", b"nowhere").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    client.send(nowhere.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     assert (await client.rest()).count(b"HTTP/1.1 404 ") > 1000
     client.close()
 
