@@ -10,6 +10,7 @@ fields with *set* semantics, and what a proxy says about itself:
 - `Forwarded` (RFC 7239) is made from those three, as Knative's queue-proxy does: `for=<first>;host=<h>;proto=<p>`, then
   `, for=<next>` for each further hop.
 - `X-Request-Id` is kept if present, else made by the worker.
+- Spellings of the X-Forwarded fields with underscores are dropped: a WSGI application can't tell them from ours.
 - `traceparent` and `tracestate` pass as they are, several lines and all.
 - Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid, and of
   `TE` only `trailers`.

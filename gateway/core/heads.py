@@ -26,7 +26,7 @@ for the fields that matter made it 5.5, splitting it into lines and looking up e
 from __future__ import annotations
 
 import re
-from itertools import groupby
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from gateway.errors import (
@@ -481,6 +481,16 @@ def _error_of(head: Head) -> type[ProtocolError]:
 KEPT: Final = frozenset((b"user-agent", b"x-request-id", b"content-length"))
 """Fields that are recorded and sent on as well. (A Content-Length is validated, so its line can stay as it is.)"""
 
+
+def _with_underscores(name: bytes) -> Iterable[bytes]:
+    """Spellings that CGI, WSGI and their like can't tell from `name`: some or all of its hyphens are underscores."""
+    first, *rest = name.split(b"-")
+    for separators in product((b"-", b"_"), repeat=len(rest)):
+        spelling = first + b"".join(map(bytes.__add__, separators, rest))
+        if spelling != name:
+            yield spelling
+
+
 REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, bytes, bytes], None] | None]] = {
     b"host": _host,
     b"user-agent": _user_agent,
@@ -512,6 +522,10 @@ REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, bytes, bytes], None] | 
     b"k-original-host": None,
     b"k-passthrough-lb": None,
     b"k-kubelet-probe": None,
+    # What a proxy says, in a client's words: HTTP_X_FORWARDED_PROTO is what a WSGI application gets to see of either.
+    **dict.fromkeys(_with_underscores(b"x-forwarded-for")),
+    **dict.fromkeys(_with_underscores(b"x-forwarded-proto")),
+    **dict.fromkeys(_with_underscores(b"x-forwarded-host")),
 }
 
 

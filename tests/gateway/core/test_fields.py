@@ -166,6 +166,13 @@ def test_a_client_cannot_have_the_chain_dropped() -> None:
     assert told[b"x-forwarded-for"] == b"11.0.0.9"
 
 
+@pytest.mark.parametrize("name", [b"X_Forwarded_Proto", b"x-forwarded_for", b"X_FORWARDED-HOST"])
+def test_a_client_cannot_spell_a_proxys_fields_otherwise(name: bytes) -> None:
+    """With underscores they would be the same to a CGI or WSGI application."""
+    assert not any(line.startswith(name) for line in sent(name + b": https", b"X_Mine: 1"))
+    assert b"X_Mine: 1" in sent(b"X_Mine: 1")
+
+
 def test_trace_context_passes_untouched() -> None:
     """W3C Trace Context: both fields, and tracestate in several lines."""
     lines = (
