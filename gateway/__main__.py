@@ -31,7 +31,7 @@ from gateway.net.tls import CertificateFiles, UnusableCertificate
 from gateway.options import GroupedCommand, limit_options
 from gateway.supervisor import Handover, Supervisor
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "with_files"]
 
 _OTHER_FILES = 128  # listeners, the feed, the log, probes
 
@@ -60,7 +60,7 @@ def run(config: GatewayConfig, *, exit_with_parent: bool = False, only_check: bo
         + (f", TLS on {listeners.bound('tls')}" if config.tls_listen else ""),
         flush=True,
     )
-    left = uvloop.run(_supervise(_with_files(config), handover, listeners, exit_with_parent=exit_with_parent))
+    left = uvloop.run(_supervise(with_files(config), handover, listeners, exit_with_parent=exit_with_parent))
     if left is not None:
         left.execute()
     return 0
@@ -79,7 +79,7 @@ def _check(config: GatewayConfig) -> None:
             raise ConfigError(f"{config.tls_certificate} with {config.tls_key}: {error}.") from error
 
 
-def _with_files(config: GatewayConfig) -> GatewayConfig:
+def with_files(config: GatewayConfig) -> GatewayConfig:
     """Let this process and its workers open as many files as one worker's connections may need: one to the client and
     one to an endpoint, each. Where the system allows fewer, a quarter of them is left for endpoints: the config that
     is returned has a limit on connections that can be kept."""

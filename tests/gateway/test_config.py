@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from math import inf, nan
+from pathlib import Path
+from resource import RLIM_INFINITY
 
 import pytest
 from click.testing import CliRunner
 
-from gateway.__main__ import main
-from gateway.config import ConfigError, Limits, parse_network
+from gateway.__main__ import main, with_files
+from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_network
 from gateway.options import limit_arguments
 
 NAMES = [one.name for one in fields(Limits)]
@@ -75,3 +77,35 @@ def test_bad_networks(text: str) -> None:
     """One sentence that shows what would be right."""
     with pytest.raises(ConfigError, match=r"like 10\.0\.0\.0/8"):
         parse_network(text)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "files", "connections", "words"),
+    [
+        ((1024, 1_000_000), 20_000, (40_128, 1_000_000), 20_000, ""),  # the usual soft limit is raised
+        ((1024, 20_000), 20_000, (20_000, 20_000), 14_904, ""),  # as many as can be had, and nobody asked for more
+        ((1024, 4096), 5000, (4096, 4096), 2976, "a worker takes 2976 connections at most"),
+        ((60_000, 60_000), 20_000, None, 20_000, ""),
+        ((RLIM_INFINITY, RLIM_INFINITY), 20_000, None, 20_000, ""),
+        ((1024, RLIM_INFINITY), 20_000, (40_128, RLIM_INFINITY), 20_000, ""),
+    ],
+)
+def test_open_files(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    allowed: tuple[int, int],
+    asked: int,
+    files: tuple[int, int] | None,
+    connections: int,
+    words: str,
+) -> None:
+    """Two for each connection; where the system allows fewer, the limit on connections is one that can be kept."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: allowed)
+    monkeypatch.setattr("resource.setrlimit", lambda _, values: raised.append(values))
+    here = Address("127.0.0.1", 0)
+    config = GatewayConfig("ws://127.0.0.1:1", Path("token"), here, here, here, limits=Limits(max_connections=asked))
+    assert with_files(config).limits.max_connections == connections
+    assert raised == ([] if files is None else [files])
+    assert words in caplog.text
+    assert bool(caplog.text) == bool(words)
