@@ -15,8 +15,9 @@ jh2's decoder panics (a BaseException, and a backtrace on standard error) on a l
 begins, which one byte from a peer can be. So `_check_block` walks a block first; it also refuses what RFC 7541 section
 4.2 does and jh2 does not, a table size update after a field. Nothing else made it panic in 180,000 mutated blocks.
 
-A peer sends the same few blocks again and again, as nothing but indices into the table. Such a block means the same
-until another changes the table; so the last MAX_KEPT are kept with their lists, and likewise those of our own.
+A peer sends the same few blocks again and again, most of them nothing but indices into the table. A block that leaves
+the table as it is means the same until another changes it; so those that came twice, MAX_KEPT at most, are kept with
+their lists, and likewise those of our own.
 
 Bounds: a frame is at most MAX_FRAME, the size every peer must accept and the only one we announce; a header block
 MAX_BLOCK bytes in MAX_CONTINUATIONS frames; a decoded field list `max_fields` bytes, counted as RFC 9113 section
@@ -70,6 +71,7 @@ MAX_BLOCK: Final = 64 * 1024
 MAX_CONTINUATIONS: Final = 8
 _TABLE_SIZE: Final = 4096
 MAX_KEPT: Final = 16
+MAX_KEPT_SIZE: Final = 512
 
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW, _CONTINUATION = range(10)
 _END_STREAM = _ACK = 0x1
@@ -185,6 +187,7 @@ class FrameReader:
         "_end",
         "_greeted",
         "_kept",
+        "_once",
         "_open",
         "ignored",
         "stopped",
@@ -194,6 +197,7 @@ class FrameReader:
         self._buffer = b""
         self._decoder = Decoder(max_fields)
         self._kept: dict[bytes, FieldList] = {}
+        self._once: set[bytes] = set()
         self._block = b""
         self._open = 0  # the stream of a header block that is not complete
         self._end = False
@@ -302,10 +306,15 @@ class FrameReader:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "A header block is malformed.") from None
         if changes:
             self._kept.clear()
-        elif _INDEXED.fullmatch(block) is not None:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[block] = fields
+        elif len(block) <= MAX_KEPT_SIZE:
+            if block in self._once:
+                if len(self._kept) >= MAX_KEPT:
+                    self._kept.clear()
+                self._kept[block] = fields
+            elif len(self._once) < MAX_KEPT:
+                self._once.add(block)
+            else:
+                self._once = {block}
         return fields
 
     def _read_priority(self, payload: bytes, _flags: int, stream: int, _sink: FrameSink) -> None:

@@ -128,6 +128,7 @@ class Connection(asyncio.Protocol):
         "_window",
         "_write_paused",
         "cluster_local",
+        "expecting",
         "listener",
         "loop",
         "peer",
@@ -144,6 +145,7 @@ class Connection(asyncio.Protocol):
         self.loop = listener.loop
         self.cluster_local = listener.cluster_local
         self.peer = peer
+        self.expecting: list[Stream] = []
         self._reader = FrameReader(2 * max_list)
         self._encoder = FieldEncoder()
         self._preface: bytes | None = b""
@@ -199,6 +201,10 @@ class Connection(asyncio.Protocol):
             if self._reader.ignored:
                 self._spend_idle(self._reader.ignored)
                 self._reader.ignored = 0
+            if self.expecting:  # most requests are complete by now
+                for stream in self.expecting:
+                    stream.watch_rate()
+                self.expecting.clear()
         except ConnectionFault as fault:
             self._fault(fault)
         finally:
@@ -655,7 +661,7 @@ class Stream:
             return
         self._exchange = listener.begin(self, head)
         if self._exchange is not None and self._expects and head.other(b"expect") is None:
-            self._watch_rate()
+            connection.expecting.append(self)
 
     def _head_of(self, fields: FieldList, end: bool) -> RequestHead:
         """What a field list says. Raises ProtocolError."""
@@ -677,10 +683,11 @@ class Stream:
                 raise too_large(limit)
             self._left = limit
 
-    def _watch_rate(self) -> None:
+    def watch_rate(self) -> None:
+        """Content is waited for: it has to come at some rate."""
         connection = self._connection
         limits = connection.listener.limits
-        if limits.min_body_rate and self._rate is None:
+        if limits.min_body_rate and self._rate is None and not self._request_ended:
             rate = self._rate = BodyRate(connection.loop.time(), limits.min_body_rate, limits.body_rate_window)
             rate.excused = self._paused
             connection.arm(rate.deadline)
@@ -721,7 +728,7 @@ class Stream:
         if self._rate is not None:
             self._rate.received += len(data)
         elif not end:
-            self._watch_rate()
+            self._connection.expecting.append(self)
         exchange = self._exchange
         if data and exchange is not None:
             exchange.request_body(data)
@@ -847,7 +854,7 @@ class Stream:
         """Send a 1xx head."""
         self._connection.send_head(self.number, head, end=False)
         if head.status == 100 and self._expects and not self._request_ended:
-            self._watch_rate()
+            self.watch_rate()
 
     def write(self, data: bytes) -> None:
         """Send a piece of the response's content, or keep it until there is room."""
