@@ -285,6 +285,28 @@ def host_ports(pod: JsonObject) -> dict[int, int]:
         return {}
 
 
+def mapped_ports(pod: JsonObject) -> list[int]:
+    """The container ports that get a port on this machine: the first that each container declares."""
+    declared = (container.get("ports") for container in pod["spec"]["containers"])
+    return [int(ports[0]["containerPort"]) for ports in declared if ports]
+
+
+def with_host_ports(pod: JsonObject, ports: Mapping[int, int]) -> JsonObject:
+    """The pod with the annotation that `host_ports` reads."""
+    told = orjson.dumps({str(number): port for number, port in ports.items()}).decode()
+    metadata = {**pod["metadata"], "annotations": {**meta.annotations_of(pod), HOST_PORTS: told}}
+    return {**pod, "metadata": metadata}
+
+
+def address(pod: JsonObject) -> str:
+    """Where the pod is reached, "" if nowhere. A new pod that was made with ports on this machine is reached there, so
+    that its endpoint can be told while its process starts; once its containers are reported on, the status says."""
+    status = pod.get("status") or {}
+    if "containerStatuses" in status or not host_ports(pod):
+        return str(status.get("podIP") or "")
+    return POD_IP
+
+
 # --- status -----------------------------------------------------------------------------------------------------------
 
 

@@ -27,18 +27,23 @@ class PortAllocator:
         self._next = offset % self._count
         self._held: set[int] = set()
 
-    def take(self) -> int:
-        """A port nobody is bound to, held until `release`. Raises NoPort."""
+    def propose(self) -> int:
+        """A port nobody is bound to, for somebody who will `hold` it or not. Raises NoPort."""
         for _ in range(self._count):
             port = self._low + self._next
             self._next = (self._next + 1) % self._count
             if port not in self._held and _is_free(port):
-                self._held.add(port)
                 return port
         raise NoPort(f"all {self._count} ports from {self._low} on are in use on this machine")
 
+    def take(self) -> int:
+        """A port nobody is bound to, held until `release`. Raises NoPort."""
+        port = self.propose()
+        self._held.add(port)
+        return port
+
     def hold(self, port: int) -> None:
-        """Never hand this port out: endpoints of a former life still name it, and must not lead to another pod."""
+        """Don't hand this port out before its `release`: endpoints name it, and must not lead to another pod."""
         self._held.add(port)
 
     def release(self, port: int) -> None:

@@ -3,14 +3,16 @@
 Decisions are `podphase`'s; here they are carried out. A sandbox's task sleeps until something happens to a container
 (its end, a probe's verdict, a time to retry) or to the pod (deleted, gone, everything shuts down).
 
-On the way from a created pod to traffic nothing waits: the task starts the processes, and one PATCH of pods/status
-(Running, podIP, host ports) follows at once. Later changes are coalesced: while one PATCH is on its way, whatever
-happens goes into the next. What no request waits for is written in a lull (see `kube.lull`): Events, and that a pod is
-ready where the gateway finds that out by itself. There is no lull while pods start, for half a second each.
+On the way from a created pod to traffic nothing waits: the task starts the processes. The status (Running, podIP) is
+written by a PATCH, and changes are coalesced: while one is on its way, whatever happens goes into the next. What no
+request waits for is written in a lull (see `kube.lull`): Events, that a pod runs where its endpoint is known without
+that, and that it is ready where the gateway finds that out by itself. There is no lull while pods start, for half a
+second each.
 
 Ports: the first port a container declares is replaced by one of this machine, passed in `PORT` and recorded in the
-annotation `zerogate.dev/host-ports`; further declared ports are the process's own to listen on, unchanged. The port
-stays the pod's over container restarts.
+annotation `zerogate.dev/host-ports`; further declared ports are the process's own to listen on, unchanged. A new pod
+comes with its ports (see `admission`); one that is started once more, by another agent, gets others, which the PATCH of
+its status tells. The port stays the pod's over container restarts.
 
 Of a pod's spec, what has no meaning for a local process is passed over: resources, securityContext, affinity, service
 account. What would change what the program sees and can't be had (volumeMounts, initContainers) keeps the container
@@ -149,7 +151,7 @@ class Sandbox:
         self._containers = [
             _Container(spec, _first_life(spec, former.get(spec["name"]))) for spec in pod["spec"]["containers"]
         ]
-        self._host_ports: dict[int, int] = {}
+        self._host_ports = self._given_ports()
         self._wake = asyncio.Event()
         self._dirty = False
         self._writer: asyncio.Task[None] | None = None
@@ -190,7 +192,7 @@ class Sandbox:
                 if waiting:
                     with self._node.lull.urgent():
                         await self._start_all(waiting)
-                    self.publish()
+                    self._tell_start()
                 await self._sleep()
             await self._terminate()
             if self._deleting:
@@ -200,6 +202,26 @@ class Sandbox:
         finally:
             for port in self._host_ports.values():
                 self._node.ports.release(port)
+
+    def _given_ports(self) -> dict[int, int]:
+        """The ports a new pod was made with. Those of a former agent's pod may be somebody else's by now."""
+        if "containerStatuses" in self._status:
+            return {}
+        given = podphase.host_ports(self.pod)
+        ports = {number: given[number] for number in podphase.mapped_ports(self.pod) if number in given}
+        for port in ports.values():
+            self._node.ports.hold(port)
+        return ports
+
+    def _tell_start(self) -> None:
+        """At once, unless all of a new pod went well and its endpoint is known without. (A restart is told at once: the
+        status says that the container failed.)"""
+        known = podphase.address(self.pod) and self._host_ports.items() <= podphase.host_ports(self.pod).items()
+        lives = [container.life for container in self._containers]
+        if known and all(life.running and not life.restarts for life in lives):
+            self._node.lull.after(("status", meta.uid_of(self.pod)), self.publish)
+        else:
+            self.publish()
 
     async def _sleep(self) -> None:
         """Until something happens or a container is to be restarted."""
@@ -413,7 +435,7 @@ class Sandbox:
             return
         container.life = life
         if life.ready and _gateway_probes(container.spec):
-            self._node.lull.after(("ready", meta.uid_of(self.pod)), self.publish)
+            self._node.lull.after(("status", meta.uid_of(self.pod)), self.publish)
         else:
             self.publish()
 

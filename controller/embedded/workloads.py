@@ -34,7 +34,7 @@ import orjson
 from controller.apis import kinds, labels, meta
 from controller.apis.meta import Key
 from controller.apis.references import label_reference
-from controller.embedded.podphase import host_ports
+from controller.embedded.podphase import address, host_ports
 from controller.reconcile.plan import Controller, Deletion, Event, Patch, Plan, owner_key
 
 if TYPE_CHECKING:
@@ -469,7 +469,7 @@ SERVICES: Controller[ObservedService] = Controller(
 def _slices(seen: ObservedService) -> Iterator[JsonObject]:
     groups: defaultdict[tuple[_Port, ...], list[JsonObject]] = defaultdict(list)
     for pod in seen.pods:
-        if (pod.get("status") or {}).get("podIP") and not _is_finished(pod):
+        if address(pod) and not _is_finished(pod):
             groups[_resolved(seen.service, pod)].append(pod)
     for ports, pods in sorted(groups.items()):
         ordered = sorted(pods, key=meta.name_of)
@@ -531,7 +531,7 @@ def _endpoint(pod: JsonObject, *, open_early: bool) -> JsonObject:
     serving = is_ready(pod)
     terminating = meta.is_deleting(pod)
     endpoint: JsonObject = {
-        "addresses": [pod["status"]["podIP"]],
+        "addresses": [address(pod)],
         "conditions": {
             "ready": open_early or (serving and not terminating),
             "serving": serving,

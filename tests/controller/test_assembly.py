@@ -25,6 +25,7 @@ from controller.embedded.admission import Admission
 from controller.embedded.apiserver import ApiServer
 from controller.embedded.credentials import load_or_create
 from controller.embedded.podlogs import PodLogs
+from controller.embedded.ports import PortAllocator
 from controller.embedded.store import Store
 from controller.kube.client import KubeClient
 from controller.kube.errors import BadRequest, NotFound
@@ -156,7 +157,7 @@ def credentials(tmp_path_factory):
 async def api(tmp_path, crds, credentials):
     """A bare API server: (client, path of its kubeconfig)"""
     store = Store(tmp_path / "store")
-    server = ApiServer(store, credentials, crds, Admission(Config), PodLogs(tmp_path / "logs"))
+    server = ApiServer(store, credentials, crds, Admission(Config, PortAllocator()), PodLogs(tmp_path / "logs"))
     url = await server.start()
     credentials.write_kubeconfig(url)
     async with KubeClient.from_token(url, credentials.token, credentials.ca) as kube:
@@ -169,7 +170,7 @@ async def api(tmp_path, crds, credentials):
 async def world(tmp_path, crds, credentials):
     store = Store(tmp_path / "store")
     planes = []
-    admission = Admission(lambda: planes[0].runner.config if planes else Config())
+    admission = Admission(lambda: planes[0].runner.config if planes else Config(), PortAllocator())
     server = ApiServer(store, credentials, crds, admission, PodLogs(tmp_path / "logs"))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(store.close)

@@ -19,6 +19,7 @@ from controller.embedded.admission import Admission
 from controller.embedded.apiserver import ApiServer
 from controller.embedded.credentials import load_or_create
 from controller.embedded.podlogs import PodLogs
+from controller.embedded.ports import PortAllocator
 from controller.embedded.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _serve(folder: Path, started: Future[Callable[[], None]]) -> None:
         credentials = load_or_create(folder / "credentials", datetime.now(UTC), kubeconfig=folder / "kubeconfig")
         crds = [crd for path in sorted(CRDS.glob("*.yaml")) for crd in yaml.safe_load_all(path.read_text()) if crd]
         store = Store(folder / "store")
-        server = ApiServer(store, credentials, crds, Admission(Config), PodLogs(folder / "logs"))
+        server = ApiServer(store, credentials, crds, Admission(Config, PortAllocator()), PodLogs(folder / "logs"))
         credentials.write_kubeconfig(await server.start())
         loop, end = asyncio.get_running_loop(), asyncio.Event()
         started.set_result(lambda: loop.call_soon_threadsafe(end.set))

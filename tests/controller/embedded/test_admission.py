@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from controller.apis.meta import Key
 from controller.config.store import Config
+from controller.embedded import podphase
 from controller.embedded.admission import Admission
 from controller.embedded.operations import Operations, WriteOptions
+from controller.embedded.patch import MERGE_PATCH
+from controller.embedded.ports import HIGH, LOW, PortAllocator
 from controller.embedded.resources import Registry, registry
 from controller.embedded.status import ApiError
 
@@ -32,7 +36,7 @@ def served() -> Registry:
 
 @pytest.fixture
 def operations(store: Store, served: Registry) -> Operations:
-    made = Operations(store, served, Admission(Config), lambda: NOW)
+    made = Operations(store, served, Admission(Config, PortAllocator()), lambda: NOW)
     made.bootstrap(CRDS, "tester")
     return made
 
@@ -99,3 +103,22 @@ def test_every_definition_of_deploy_is_served(served: Registry) -> None:
         "podautoscalers",
         "ingresses",
     }
+
+
+def test_a_new_pod_gets_its_ports_here(operations: Operations) -> None:
+    """One on this machine for the first port of each container, whatever the client says; later writes keep it."""
+    resource = operations.registry.by_path("", "v1", "pods")
+    assert resource is not None
+    ports = [{"containerPort": 8080}, {"containerPort": 9090}]
+    annotations = {podphase.HOST_PORTS: '{"8080": 22}', "mine": "kept"}
+    containers = [{"name": "a", "image": "x", "ports": ports}, {"name": "b", "image": "x"}]
+    pod = {"metadata": {"name": "p", "annotations": annotations}, "spec": {"containers": containers}}
+    made = operations.create(resource, "default", pod, OPTIONS).stored.obj
+    told = podphase.host_ports(made)
+    assert list(told) == [8080]
+    assert LOW <= told[8080] <= HIGH
+    assert made["metadata"]["annotations"]["mine"] == "kept"
+    patched = operations.patch(
+        resource, Key("default", "p"), MERGE_PATCH, {"metadata": {"labels": {"a": "b"}}}, OPTIONS
+    )
+    assert podphase.host_ports(patched.stored.obj) == told

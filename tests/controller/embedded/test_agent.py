@@ -45,6 +45,10 @@ def alive(pid: int) -> bool:
     return state[state.rindex(b")") + 2 :][:1] != b"Z"
 
 
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 class World:
     """One machine: API server, workload controllers and agent; `pod` waits for what a test expects to come about."""
 
@@ -350,6 +354,18 @@ async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
     for pod in pods:
         await world.gone(kinds.POD, meta.key_of(pod))
     assert not any(alive(pid_of(pod)) for pod in pods)
+
+
+async def test_a_pod_made_with_a_port_listens_there_and_its_status_may_wait(world):
+    """The port that its endpoint may name already is the one its process gets."""
+    port = PortAllocator(offset=os.getpid() * 103).propose()
+    container = {"name": "c", "image": "i", **python(SERVER, ports=[{"containerPort": 8080}])}
+    metadata = {"name": "p", "namespace": "default", "annotations": {podphase.HOST_PORTS: f'{{"8080": {port}}}'}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    await world.kube.create(kinds.POD, pod)
+    told = await world.pod(Key("default", "p"), ready)
+    assert podphase.host_ports(told) == {8080: port}
+    assert f"PORT={port}".encode() in environment(pid_of(told))
 
 
 async def test_a_restart_starts_everything_anew_and_counts_it(world):

@@ -16,6 +16,7 @@ from controller.apis.meta import Key, format_time
 from controller.config.store import Config
 from controller.embedded.admission import Admission
 from controller.embedded.operations import EVENTS, Operations, WriteOptions
+from controller.embedded.ports import PortAllocator
 from controller.embedded.resources import DefinitionError, ResourceId, registry
 from controller.embedded.status import ApiError
 from controller.embedded.store import Store
@@ -58,7 +59,7 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operations]
     folder = Path(__file__).parents[3] / "deploy" / "crds"
     crds = [yaml.safe_load(path.read_bytes()) for path in sorted(folder.glob("*.yaml"))]
     store = Store(tmp_path_factory.mktemp("operations"), history=100)
-    made = Operations(store, registry(crds), Admission(Config), lambda: NOW)
+    made = Operations(store, registry(crds), Admission(Config, PortAllocator()), lambda: NOW)
     made.bootstrap(crds, "tester")
     yield made
     store.close()

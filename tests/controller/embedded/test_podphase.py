@@ -207,6 +207,21 @@ def test_a_host_port_annotation_that_is_none_maps_nothing(text):
     assert podphase.host_ports({"metadata": {"annotations": {podphase.HOST_PORTS: text}}}) == {}
 
 
+@pytest.mark.parametrize(
+    ("ports", "told", "address"),
+    [
+        ("{}", {}, ""),
+        ('{"8080": 20001}', {}, "127.0.0.1"),
+        ('{"8080": 20001}', {"containerStatuses": []}, ""),
+        ("{}", {"containerStatuses": [], "podIP": "127.0.0.1"}, "127.0.0.1"),
+        ("{}", {"podIP": "10.0.0.1"}, "10.0.0.1"),
+    ],
+)
+def test_a_new_pod_with_ports_of_its_own_has_an_address_until_its_status_says_better(ports, told, address):
+    """Its endpoint is told while its process starts; one that could not be started loses it."""
+    assert podphase.address({"metadata": {"annotations": {podphase.HOST_PORTS: ports}}, "status": told}) == address
+
+
 def test_thresholds_are_of_results_in_a_row():
     """A result of the other kind begins the count anew; between the thresholds the verdict stays."""
     probe = podphase.Probe("readiness", success_threshold=2, failure_threshold=3)

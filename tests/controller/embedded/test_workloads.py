@@ -355,6 +355,14 @@ def test_one_slice_per_distinct_port_set():
     assert piece["ports"] == [{"name": "http", "port": 20001, "protocol": "TCP"}]
 
 
+def test_a_new_pod_that_has_its_port_is_an_endpoint_before_its_status_says_so():
+    """Not ready: gateways find that out by themselves, and begin to while the process starts."""
+    (piece,) = slices_for(service(), backend("a", ip=None, host_port=20001, is_ready=False, phase="Pending")).create
+    (endpoint,) = piece["endpoints"]
+    assert (endpoint["addresses"], piece["ports"][0]["port"]) == (["127.0.0.1"], 20001)
+    assert not endpoint["conditions"]["ready"]
+
+
 def test_without_host_ports_pods_share_a_slice_on_the_container_port():
     """Where pods have addresses of their own the slice is the usual one."""
     (piece,) = slices_for(service(), backend("a", ip="10.0.0.1"), backend("b", ip="10.0.0.2")).create
