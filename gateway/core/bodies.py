@@ -156,19 +156,21 @@ class ChunkedReader:
             data = self._buffer + data
             self._buffer = b""
         position = 0
+        pieces = []  # passed on as one: chunks of a byte would else be kept as objects of fifty, wherever they wait
         while True:
             content, position, self._remaining = self._unchunk(data, position, self._remaining)
             if content:
-                sink.body(content)
-            if self._remaining == TRAILERS:
-                return self._read_trailers(data, position, sink)
-            if position == len(data):
-                return None
+                pieces.append(content)
+            if self._remaining == TRAILERS or position == len(data):
+                break
             after = self._read_line(data, position)
             if after is None:
                 self._buffer = data[position:]
-                return None
+                break
             position = after
+        if pieces:
+            sink.body(b"".join(pieces))
+        return self._read_trailers(data, position, sink) if self._remaining == TRAILERS else None
 
     def _read_line(self, data: bytes, position: int) -> int | None:
         """Take what `unchunk` would not: where it ends, None if it is incomplete. Raises if it never can be right."""

@@ -125,7 +125,7 @@ async def test_an_endpoint_that_talks_and_talks_before_its_response(gateway: Gat
 @pytest.mark.parametrize(
     ("content", "most"),
     [
-        (b"1\r\nx\r\n" * 200_000, 2 * 1024 * 1024),  # each byte a chunk: the endpoint gets chunks of a byte
+        (b"1\r\nx\r\n" * 200_000, 64 * 1024),
         (b"0\r\n" + b"X: %b\r\n" % (b"x" * 8000) * 1000, 64 * 1024),
         (b"0\r\n" + b"X:\r\n" * 200_000, 64 * 1024),
         (b"1;" + b"x" * 1_000_000, 64 * 1024),
