@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
+from sys import intern
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -514,4 +515,4 @@ def _probe_in(body: list[Any]) -> Probe:
 
 
 def _fields_in(pairs: list[list[str]]) -> Fields:
-    return tuple((name, value) for name, value in pairs)
+    return tuple((intern(name), value) for name, value in pairs)  # few names, each in every route

@@ -105,7 +105,7 @@ class RouteTable:
         self._known = False
         self._tables: tuple[dict[bytes, _Host], dict[bytes, _Host]] = ({}, {})
         self._routes: dict[RouteId, tuple[RouteRule, ...]] = {}
-        self._sources: dict[_Key, set[RouteId]] = {}
+        self._sources: dict[_Key, tuple[RouteId, ...]] = {}  # in the order of their names; nearly always one
 
     def update(self, changes: Mapping[RouteId, tuple[RouteRule, ...] | None]) -> None:
         """Set the rules of some routes, or drop them where None. Raises ValueError for splits that don't sum to 100."""
@@ -115,12 +115,12 @@ class RouteTable:
         touched: set[_Key] = set()
         for route, rules in changes.items():
             for key in _keys(self._routes.pop(route, ())):
-                self._sources[key].discard(route)
+                self._sources[key] = tuple(other for other in self._sources[key] if other != route)
                 touched.add(key)
             if rules:
                 self._routes[route] = rules
                 for key in _keys(rules):
-                    self._sources.setdefault(key, set()).add(route)
+                    self._sources[key] = tuple(sorted((*self._sources.get(key, ()), route)))
                     touched.add(key)
         compiler = _Compiler()
         for key in touched:
@@ -137,7 +137,7 @@ class RouteTable:
         table[host.encode()] = _Host(
             [
                 compiler.compiled(rule)
-                for route in sorted(routes)
+                for route in routes
                 for rule in self._routes[route]
                 if rule.host == host and rule.cluster_local == cluster_local
             ]
