@@ -24,3 +24,13 @@ def test_workers_add_up() -> None:
     two = Family("f", "counter", "", ("x",), {("a",): (10.0, 20.0)})
     assert merged([[one], [two]]) == [Family("f", "counter", "", ("x",), {("a",): (11.0, 22.0), ("b",): (5.0,)})]
     assert one.samples["a",] == (1.0, 2.0)
+
+
+def test_a_revision_is_told_from_its_first_request_on() -> None:
+    """One that nobody asked for has no series; one request in flight, or one that ended, gives it all of them."""
+    idle, busy, done = (RevisionTraffic(Revision(RevisionId("default", name))) for name in ("idle", "busy", "done"))
+    busy.in_flight = 1
+    done.observe(200, 0.1)
+    _, durations, in_flight, parked = revision_families([idle, busy, done])
+    for family in (durations, in_flight, parked):
+        assert [labels[-1] for labels in family.samples] == ["busy", "done"]
