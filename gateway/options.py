@@ -30,7 +30,9 @@ _WORDS = {
     "head_timeout": _Words("SECONDS", "From the first byte of a request's head to its last (408)."),
     "keep_alive_timeout": _Words("SECONDS", "A connection without a request is closed then."),
     "max_body": _Words("BYTES", "Most content of a request (413); 0: any."),
-    "min_body_rate": _Words("BYTES", "Least content of a request per second that we wait for it (408); 0: any."),
+    "min_body_rate": _Words(
+        "BYTES", "Least content of a request per second that we wait for it (408), except gRPC; 0: any."
+    ),
     "body_rate_window": _Words("SECONDS", "Over which that rate is averaged."),
     "max_connections": _Words("N", "Client connections of one worker (503)."),
     "max_connections_per_client": _Words("N", "Of those, from one IPv4 address or IPv6 /64 network (429); 0: any."),

@@ -6,6 +6,8 @@ the same window. A window does not count against the client when it is not the c
 read for any part of it (the endpoint is slow, or there is none yet and the early content waits), or when the server
 side spoke. No client gets out of the count that way: to have us stop reading it must first send more than the least.
 
+gRPC's streams are not counted at all, for they may be silent by design (`net.downstream2`).
+
 The count begins when content is waited for: with the head, but after `Expect: 100-continue` only with the endpoint's
 100, or with content that came without it.
 

@@ -684,10 +684,13 @@ class Stream:
             self._left = limit
 
     def watch_rate(self) -> None:
-        """Content is waited for: it has to come at some rate."""
+        """Content is waited for: it has to come at some rate. But gRPC's streams are conversations, where both sides may
+        be silent before the first answer and after it; their deadlines are the caller's and the revision's."""
         connection = self._connection
         limits = connection.listener.limits
         if limits.min_body_rate and self._rate is None and not self._request_ended:
+            if self._head is not None and is_grpc(self._head.field(b"content-type")):
+                return
             rate = self._rate = BodyRate(connection.loop.time(), limits.min_body_rate, limits.body_rate_window)
             rate.excused = self._paused
             connection.arm(rate.deadline)

@@ -284,6 +284,18 @@ async def test_content_that_comes_too_slowly(client: Client) -> None:
     assert (await client.get()).status == 200
 
 
+@pytest.mark.parametrize("gateway_limits", [Limits(min_body_rate=1000, body_rate_window=0.05)])
+async def test_a_grpc_stream_may_be_silent(client: Client) -> None:
+    """Where another request would have had its 408 already, it waits on."""
+    stream = client.ask(method="POST", end=False, path="/never", content_type="application/grpc+proto")
+    other = client.ask(method="POST", end=False, path="/never")
+    assert (await client.answer(other)).status == 408
+    later = client.ask(method="POST", end=False, path="/never")
+    assert (await client.answer(later)).status == 408
+    assert not client.answers[stream].ended
+    assert client.answers[stream].reset is None
+
+
 @pytest.mark.parametrize("gateway_limits", [Limits(max_requests_per_connection=2)])
 async def test_requests_beyond_those_of_a_connection(client: Client) -> None:
     """After the last one the connection drains."""
