@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import ssl
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from tests.sockets.http2 import HOST, INITIAL_WINDOW_SIZE, Client
+from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    Gateway = Any  # the classes of conftest.py, which importlib mode does not let a test import
+    Authority = Any
 
-INTERNAL_ERROR = 2
+PROTOCOL_ERROR, INTERNAL_ERROR = 1, 2
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
@@ -420,6 +422,52 @@ async def test_an_idle_connection_drains_at_once(gateway: Gateway, client: Clien
     gateway.listener.drain(0.0)
     await client.until(lambda: client.closed)
     assert client.goaways == [(2**31 - 1, 0), (1, 0)]
+    await gateway.left()
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+async def over_tls(gateway: Gateway, authority: Authority, *protocols: str) -> Client:
+    """A client that offers these protocols by ALPN."""
+    context = ssl.create_default_context(cadata=authority.pem)
+    context.set_alpn_protocols(list(protocols))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.tls_port, ssl=context, server_hostname=HOST)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    return Client(reader, writer)
+
+
+async def test_http2_by_alpn(gateway: Gateway, authority: Authority) -> None:
+    """Chosen where the client offers it (RFC 9113 section 3.2); the endpoint learns that it was https."""
+    seen: list[bytes] = []
+    content = bytes(300_000)
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
+
+    await gateway.start_tls()
+    gateway.route(await gateway.endpoint(endpoint))
+    gateway.certify(hello=((HOST,), authority.issue(HOST)))
+    client = await over_tls(gateway, authority, "http/1.1", "h2")
+    for number in [client.ask() for _ in range(4)]:
+        assert (await client.answer(number)).body == content
+    assert b"\r\nx-forwarded-proto: https\r\n" in seen[0]
+    gateway.listener.drain(0.0)
+    await client.until(lambda: client.closed)
+    assert client.goaways == [(2**31 - 1, 0), (7, 0)]
+    await gateway.left()
+
+
+async def test_a_fault_over_tls_is_told(gateway: Gateway, authority: Authority) -> None:
+    """GOAWAY reaches the client although a TLS connection can't be half closed."""
+    await gateway.start_tls()
+    gateway.route(await gateway.endpoint(answering))
+    gateway.certify(hello=((HOST,), authority.issue(HOST)))
+    client = await over_tls(gateway, authority, "h2")
+    client.raw_fields(2, *GET)
+    assert await client.sent_away() == PROTOCOL_ERROR
     await gateway.left()
 
 
