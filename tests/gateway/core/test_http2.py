@@ -66,6 +66,7 @@ def test_host_stands_in_for_authority_and_must_agree_with_it() -> None:
         ([(b"keep-alive", b"1")], "belongs to an HTTP/1.1 connection"),
         ([(b"proxy-connection", b"close")], "belongs to an HTTP/1.1 connection"),
         ([(b"te", b"gzip")], "TE"),
+        ([(b"te", b"trailers"), (b"te", b"gzip")], "TE"),
         ([(b"Accept", b"x")], "upper-case"),
         ([(b"", b"x")], "empty"),
         ([(b"a b", b"x")], "characters"),
