@@ -684,8 +684,8 @@ class Stream:
             self._left = limit
 
     def watch_rate(self) -> None:
-        """Content is waited for: it has to come at some rate. But gRPC's streams are conversations, where both sides may
-        be silent before the first answer and after it; their deadlines are the caller's and the revision's."""
+        """Content is waited for: it has to come at some rate. But gRPC's streams are conversations, where both sides
+        may be silent, before the first answer too; their deadlines are the caller's and the revision's."""
         connection = self._connection
         limits = connection.listener.limits
         if limits.min_body_rate and self._rate is None and not self._request_ended:
