@@ -84,10 +84,10 @@ _log = logging.getLogger(__name__)
 class Load(Protocol):
     """Who counts the load of each revision for the autoscaler."""
 
-    def arrive(self, revision: RevisionId) -> None:
+    def arrive(self, revision: RevisionId, now: float, /) -> None:
         """A request for the revision is here; it counts until `depart`, while it waits as well."""
 
-    def depart(self, revision: RevisionId) -> None:
+    def depart(self, revision: RevisionId, now: float, /) -> None:
         """A request that arrived has been answered, or its client has left."""
 
 
@@ -281,7 +281,7 @@ class Exchange:
         self._wire_head = request_head(
             head, rule.rewrite_host or host, destination.additions, self._downstream.peer, self._request_id
         )
-        shared.load.arrive(destination.revision)
+        shared.load.arrive(destination.revision, self._started)
         served.traffic.in_flight += 1
         lease = shared.activator.try_acquire(destination.revision)
         if lease is not None:
@@ -653,13 +653,14 @@ class Exchange:
                 shared.http1.give(upstream)  # type: ignore[arg-type]  # a Stream is never reusable
             else:
                 upstream.close()
-        lease = self._lease
+        lease, self._lease = self._lease, None
         if lease is not None:
             lease.release()
-        duration = perf_counter() - self._started
+        now = perf_counter()
+        duration = now - self._started
         served = self._served
         if served is not None:
-            shared.load.depart(served.revision.id)
+            shared.load.depart(served.revision.id, now)
             served.traffic.in_flight -= 1
             served.traffic.observe(self._status, duration)
         if shared.access_log.enabled:

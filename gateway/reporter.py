@@ -35,21 +35,19 @@ REPORT_PERIOD = 1.0
 class Reporter:
     """The load of one worker. `poke` and `report` take what is to be sent and must not block."""
 
-    __slots__ = ("_meter", "_poke", "_report")
+    __slots__ = ("_meter", "_poke", "_report", "depart")
 
     def __init__(self, *, poke: Callable[[Stat], None], report: Callable[[Stats], None]) -> None:
         self._meter = LoadMeter()
         self._poke = poke
         self._report = report
+        self.depart = self._meter.depart
+        """A request for `revision` that arrived is over at `now`, however it ended."""
 
-    def arrive(self, revision: RevisionId) -> None:
-        """A request for `revision` came. To be followed by exactly one `depart`."""
-        if self._meter.arrive(revision, perf_counter()):
+    def arrive(self, revision: RevisionId, now: float) -> None:
+        """A request for `revision` came, at `now` on perf_counter's clock. To be followed by exactly one `depart`."""
+        if self._meter.arrive(revision, now):
             self._poke(Stat(revision, 1.0, 1.0))
-
-    def depart(self, revision: RevisionId) -> None:
-        """The request is over, however it ended."""
-        self._meter.depart(revision, perf_counter())
 
     async def run(self) -> NoReturn:
         """Report every second, until cancelled. A late turn is not made up for: the averages know how long it was."""

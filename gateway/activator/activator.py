@@ -56,42 +56,41 @@ class Counters:
 
 
 class _Unit:
-    """One revision at this worker."""
+    """One revision at this worker. `leases` has those of the places that have had a request since the last update."""
 
-    __slots__ = ("revision", "throttler")
+    __slots__ = ("leases", "revision", "throttler")
 
     def __init__(self, revision: Revision, queue_limit: int) -> None:
         self.revision = revision
         self.throttler: Throttler[_Waiter] = Throttler(
             container_concurrency=revision.container_concurrency, queue_limit=queue_limit
         )
+        self.leases: dict[Place, Lease] = {}
 
 
 class Lease:
-    """The right to send one request to `endpoint`. To be released exactly when the request is over. `address` is the
-    endpoint's for logs."""
+    """The right to send one request to `endpoint`, each time that it is handed out; `address` is the endpoint's for
+    logs. All requests at an endpoint share one object: making it cost as much as choosing the endpoint."""
 
     __slots__ = ("_activator", "_place", "_unit", "address", "endpoint")
 
     def __init__(self, activator: Activator, unit: _Unit, place: Place) -> None:
         self._activator = activator
-        self._unit: _Unit | None = unit
+        self._unit = unit
         self._place = place
         self.address = place.address
         self.endpoint: Endpoint = place.endpoint
 
     def release(self) -> None:
-        """Give the slot back, to whoever waits for it. Again: nothing happens."""
-        unit, self._unit = self._unit, None
-        if unit is not None:
-            woken = unit.throttler.release(self._place)
-            if woken:
-                _dispatch(unit, woken)
+        """The request is over: give its slot to whoever waits for it. To be called exactly once for each request."""
+        unit = self._unit
+        woken = unit.throttler.release(self._place)
+        if woken:
+            _dispatch(unit, woken)
 
     def fail(self) -> None:
         """The endpoint refused the connection: nobody else is sent there until a probe passes. Does not release."""
-        if self._unit is not None:
-            self._activator._suspect(self._unit, self._place)
+        self._activator._suspect(self._unit, self._place)
 
 
 class Activator:
@@ -131,7 +130,11 @@ class Activator:
         if unit is None:
             return None
         place = unit.throttler.try_acquire(random())
-        return None if place is None else Lease(self, unit, place)
+        return None if place is None else unit.leases.get(place) or self._lease(unit, place)
+
+    def _lease(self, unit: _Unit, place: Place) -> Lease:
+        lease = unit.leases[place] = Lease(self, unit, place)
+        return lease
 
     async def acquire(self, revision: RevisionId) -> Lease:
         """A lease, after waiting for it if need be. Cancelling gives up the place in the queue.
@@ -144,7 +147,7 @@ class Activator:
         place = unit.throttler.try_acquire(random())
         if place is None:
             place = await self._wait(unit)
-        return Lease(self, unit, place)
+        return unit.leases.get(place) or self._lease(unit, place)
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the revisions an update changed; `snapshot` is the state it led to."""
@@ -212,6 +215,7 @@ class Activator:
         if unit is None:
             unit = self._units[revision.id] = _Unit(revision, self._queue_limit)
         unit.revision = revision
+        unit.leases = {}
         throttler = unit.throttler
         before = {place: place.endpoint.ready for place in throttler.places}
         _dispatch(unit, throttler.update(revision.endpoints, revision.container_concurrency))

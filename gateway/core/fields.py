@@ -75,9 +75,10 @@ _LONGEST_NAME = 253 + len(":65535")  # RFC 1035 section 2.3.4, as text
 
 class Peer:
     """Who is at the other end of a downstream connection, ready to be written into heads. `proto` is the connection's:
-    http or https."""
+    http or https. `about` is what was said about the last request, which was for `host`: a connection's requests are
+    nearly always for one host."""
 
-    __slots__ = ("_before_host", "_host", "_lines", "address", "is_trusted", "proto", "proxies")
+    __slots__ = ("_before_host", "about", "address", "host", "is_trusted", "proto", "proxies")
 
     def __init__(self, address: bytes, proto: bytes, proxies: TrustedProxies = NO_PROXIES) -> None:
         self.address = address
@@ -90,21 +91,17 @@ class Peer:
             _node(address),
             proto,
         )
-        self._host = b""
-        self._lines = self._told(b"")
+        self.host: bytes | None = None
+        self.about = b""
 
     def lines(self, host: bytes) -> bytes:
-        """What is said about a request for `host` that came straight from its client. Kept for the next request: a
-        connection's requests are nearly always for one host."""
-        if host != self._host:
-            if len(host) > _LONGEST_NAME:
-                return self._told(host)  # no name that is routed: not worth its memory in an idle connection
-            self._lines = self._told(host)
-            self._host = host
-        return self._lines
-
-    def _told(self, host: bytes) -> bytes:
-        return b"%b%b\r\nx-forwarded-host: %b\r\n" % (self._before_host, _quoted(host), host)
+        """What is said about a request for `host` that came straight from its client, as complete lines."""
+        if host == self.host:
+            return self.about
+        about = b"%b%b\r\nx-forwarded-host: %b\r\n" % (self._before_host, _quoted(host), host)
+        if len(host) <= _LONGEST_NAME:  # else no name that is routed: not worth its memory in an idle connection
+            self.host, self.about = host, about
+        return about
 
 
 class Additions:
@@ -141,15 +138,16 @@ _NEVER_FROM_CLIENT = frozenset(
 def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Peer, request_id: bytes) -> bytes:
     """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` b"" if the client's
     own stays."""
-    fields = head.fields
-    if additions.replaces:
-        fields = without(fields, additions.names)
-    about = peer.lines(head.host or b"") if head.others is None else _about(head, head.others, peer)
-    parts = [head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, about, additions.text]
+    fields = without(head.fields, additions.names) if additions.replaces else head.fields
+    if head.others is not None:
+        about = _about(head, head.others, peer)
+    else:
+        about = peer.about if head.host == peer.host else peer.lines(head.host or b"")
+    end = b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n"
+    method, target, text = head.method, head.target, additions.text
     if request_id:
-        parts += (b"x-request-id: ", request_id, b"\r\n")
-    parts.append(b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n")
-    return b"".join(parts)
+        text = b"%bx-request-id: %b\r\n" % (text, request_id)
+    return b"".join((method, b" ", target, b" HTTP/1.1\r\nhost: ", host, fields, about, text, end))
 
 
 def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:

@@ -66,7 +66,7 @@ Woken = list[tuple[T, Place]]
 class Throttler(Generic[T]):
     """The places of one revision. `point` arguments are numbers in [0, 1) that stand for chance."""
 
-    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_open", "_places", "_points")
+    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_only", "_open", "_places", "_points")
 
     def __init__(self, *, container_concurrency: int, queue_limit: int) -> None:
         self._limit = container_concurrency
@@ -74,6 +74,7 @@ class Throttler(Generic[T]):
         self._places: dict[PlaceId, Place] = {}
         self._leaving: dict[PlaceId, Place] = {}
         self._open: list[Place] = []  # in the fixed order of their ids, which `first_available` fills
+        self._only: Place | None = None  # the open place, if there is one only and no limit: nothing to choose
         self._points: dict[T, float] = {}
         self._next = 0
 
@@ -106,7 +107,9 @@ class Throttler(Generic[T]):
         """A place for one request, its slot taken; None when every slot is."""
         if not self._breaker.try_admit():
             return None
-        return self._take(point)
+        place = self._only or self._choose(point)
+        place.in_flight += 1
+        return place
 
     def enqueue(self, waiter: T, point: float) -> bool:
         """Wait for a place; False when the queue is full. Only to be called after `try_acquire` said None."""
@@ -124,13 +127,12 @@ class Throttler(Generic[T]):
 
     def release(self, place: Place) -> Woken[T]:
         """Give a slot back."""
-        was_usable = place.is_open and (self._limit == 0 or place.in_flight <= self._limit)
-        place.in_flight -= 1
-        if not was_usable:
+        if not place.is_open or (self._limit and place.in_flight > self._limit):
             # The slot is not free for anybody: it goes instead of being handed on.
             self._breaker.resize(self._breaker.capacity - 1)
-            if place.in_flight == 0:
+            if place.in_flight == 1:
                 self._leaving.pop(place.id, None)
+        place.in_flight -= 1
         woken = self._breaker.release()
         return self._placed(woken) if woken else []
 
@@ -172,19 +174,27 @@ class Throttler(Generic[T]):
 
     def _recount(self) -> Woken[T]:
         self._open = sorted((place for place in self._places.values() if place.is_open), key=lambda place: place.id)
+        self._only = None
         if self._limit == 0:
             free = UNLIMITED if self._open else 0
+            if len(self._open) == 1:
+                self._only = self._open[0]
         else:
             free = sum(max(0, self._limit - place.in_flight) for place in self._open)
         return self._placed(self._breaker.resize(self._breaker.in_flight + free))
 
     def _placed(self, woken: list[T]) -> Woken[T]:
-        return [(waiter, self._take(self._points.pop(waiter))) for waiter in woken]
+        placed: Woken[T] = []
+        for waiter in woken:
+            place = self._choose(self._points.pop(waiter))
+            place.in_flight += 1
+            placed.append((waiter, place))
+        return placed
 
-    def _take(self, point: float) -> Place:
+    def _choose(self, point: float) -> Place:
         places = self._open
         if self._limit == 0:
-            index = random_choice_2(places, point) if len(places) > 1 else 0
+            index = random_choice_2(places, point)
         elif self._limit <= FIRST_AVAILABLE_LIMIT:
             index = first_available(places, self._limit)
         else:
@@ -192,6 +202,4 @@ class Throttler(Generic[T]):
         if index is None:
             raise AssertionError(f"the breaker admitted a request that no place takes: {self!r}")
         self._next = index + 1
-        place = places[index]
-        place.in_flight += 1
-        return place
+        return places[index]

@@ -85,15 +85,10 @@ class Pool:
 
     def try_take(self, endpoint: Endpoint) -> Upstream | None:
         """An idle connection to `endpoint`, None if there is none."""
-        key = (endpoint.host, endpoint.port)
-        take = self._plan.take
-        upstream = take(key)
-        while upstream is not None:
-            is_closing = upstream.is_closing
-            if not is_closing():
-                return upstream
-            upstream = take(key)
-        return None
+        upstream = self._plan.take((endpoint.host, endpoint.port))
+        if upstream is None or not upstream.is_closing():
+            return upstream
+        return self.try_take(endpoint)  # that one's `connection_lost` was about to come
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection. Raises UpstreamConnectFailure, Overloaded."""

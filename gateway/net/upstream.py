@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Owner", "ResponseSink", "Upstream"]
 
+_NOT_WHOLE = frozenset((304, 426))
 MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
 FLUSH_TIMEOUT = 60.0  # for what a tunnel still has to deliver at its end
 _FRESH = 0.5  # less than any server's keep-alive time-out; the shortest known is 1 s
@@ -223,7 +224,14 @@ class Upstream(asyncio.Protocol):
 
     def _read_head(self, data: bytes, sink: ResponseSink) -> None:
         head = parse_response(data)
-        if head is not None and head.content_length == len(data) - head.end and self._has_content(head):
+        if (
+            head is not None
+            and head.content_length == len(data) - head.end
+            # Only then has a response with a Content-Length that much content (RFC 9112 section 6.3, rule 1). And 426,
+            # whose Upgrade field needs the longer way.
+            and head.status not in _NOT_WHOLE
+            and self._method != b"HEAD"
+        ):
             self._buffer = b""
             self._interims = 0
             sink.response_whole(head, data[head.end :], head.keep_alive and not self._transport.is_closing())
@@ -255,11 +263,6 @@ class Upstream(asyncio.Protocol):
         self._body = body
         if rest:
             self._feed(rest)
-
-    def _has_content(self, head: ResponseHead) -> bool:
-        """Whether a response with a Content-Length has that much content (RFC 9112 section 6.3, rule 1). Not asked of
-        426, whose Upgrade field needs the longer way."""
-        return head.status not in (304, 426) and self._method != b"HEAD"
 
     def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
         sink.response_switch(head)  # raises if nobody asked for it

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 import pytest
 
@@ -15,8 +16,8 @@ def test_a_first_request_is_poked_at_once() -> None:
     """(1, 1) for the first request of an idle revision, nothing for the next."""
     pokes: list[Stat] = []
     reporter = Reporter(poke=pokes.append, report=pytest.fail)
-    reporter.arrive(ID)
-    reporter.arrive(ID)
+    reporter.arrive(ID, 0.0)
+    reporter.arrive(ID, 0.1)
     assert pokes == [Stat(ID, 1.0, 1.0)]
 
 
@@ -27,11 +28,11 @@ async def test_reports_go_out_each_period_also_when_empty(monkeypatch: pytest.Mo
     reporter = Reporter(poke=lambda _: None, report=reports.put_nowait)
     task = asyncio.get_running_loop().create_task(reporter.run())
     assert await asyncio.wait_for(reports.get(), 5) == Stats(())
-    reporter.arrive(ID)
+    reporter.arrive(ID, perf_counter())
     await asyncio.wait_for(reports.get(), 5)
     [stat] = (await asyncio.wait_for(reports.get(), 5)).stats
     assert stat == Stat(ID, pytest.approx(1.0), 0)
-    reporter.depart(ID)
+    reporter.depart(ID, perf_counter())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

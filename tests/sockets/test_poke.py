@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -58,7 +59,7 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
     following = loop.create_task(feed.run())
     async with asyncio.timeout(10):
         await applied.wait()
-        reporter.arrive(ID)
+        reporter.arrive(ID, perf_counter())
         waiting = loop.create_task(activator.acquire(ID))
         assert await decided.get() == Key(*ID)
         decision = deciders.decision(Key(*ID))
@@ -72,7 +73,7 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
         lease = await waiting
     assert lease.endpoint.port == unused_tcp_port
     lease.release()
-    reporter.depart(ID)
+    reporter.depart(ID, perf_counter())
 
     following.cancel()
     with suppress(asyncio.CancelledError):

@@ -79,11 +79,10 @@ async def test_a_cold_request_goes_out_when_a_probe_passes(world: World, upstrea
 
 
 async def test_the_warm_path_needs_no_waiting(world: World, ready: Endpoint, until) -> None:
-    """Once probed, `try_acquire` gives leases up to the limit; a released slot is there again, once."""
+    """Once probed, `try_acquire` gives leases up to the limit; a released slot is there again."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
     assert world.activator.try_acquire(ID) is None
-    lease.release()
     lease.release()
     assert world.activator.try_acquire(ID) is not None
     assert world.activator.try_acquire(ID) is None
