@@ -393,11 +393,11 @@ class Exchange:
         if self._early is not None:
             early, self._early = self._early, None
             self._shared.early_bytes -= self._early_size
+            self._downstream.resume()  # first, so that an endpoint that takes no more has the last word
             for piece in early:
                 self.request_body(piece)
             if self._request_ended:
                 upstream.finish(self._trailers)
-            self._downstream.resume()
 
     # --- the request's content ----------------------------------------------------------------------------------------
 

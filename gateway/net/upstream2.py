@@ -68,6 +68,7 @@ CONNECTION_WINDOW = 1024 * 1024
 MAX_INTERIM = 16  # as in net.upstream
 UNTOLD_STREAMS = 100  # at once, at a peer that says nothing; the least RFC 9113 section 6.5.2 recommends
 MAX_OUT = 64 * 1024
+LINGER = 5.0
 SILENCE = 15.0
 PING_INTERVAL = 330.0
 
@@ -99,11 +100,11 @@ class Owner(Protocol):
 
 
 class Upstream2(asyncio.Protocol):
-    """A connection; see the module. `greeted` is done once the endpoint's SETTINGS came, or with the error instead."""
+    """A connection; see the module. `greeted` is done once the endpoint's SETTINGS came, or with the error instead;
+    `heard` says whether anything came since the last `check`."""
 
     __slots__ = (
         "_greeting",
-        "_heard",
         "_held",
         "_last_stream",
         "_loop",
@@ -122,6 +123,7 @@ class Upstream2(asyncio.Protocol):
         "_waiting",
         "encoder",
         "greeted",
+        "heard",
         "idle_since",
         "initial_window",
         "key",
@@ -152,7 +154,7 @@ class Upstream2(asyncio.Protocol):
         self._receivable = CONNECTION_WINDOW
         self._unreported = 0
         self.idle_since = self._loop.time()
-        self._heard = True
+        self.heard = True
         self._silent_since = self.idle_since
         self._ping_at = -PING_INTERVAL
 
@@ -181,8 +183,8 @@ class Upstream2(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """To be called about once a second: finds a peer that vanished."""
-        if self._heard or not self._open:
-            self._heard = False
+        if self.heard or not self._open:
+            self.heard = False
             self._silent_since = now
         elif self._ping_at > self._silent_since:
             if now - self._ping_at >= SILENCE:
@@ -212,9 +214,11 @@ class Upstream2(asyncio.Protocol):
             self._transport.write(data)
 
     def _close(self) -> None:
-        """Close once what was written has been sent."""
+        """Close once what was written has been sent, if the endpoint takes it."""
         self._send_out()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(LINGER, self._transport.abort)
 
     def begin(self, stream: Stream) -> int:
         """The number of a stream whose HEADERS are sent now."""
@@ -243,7 +247,7 @@ class Upstream2(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = True
+        self.heard = True
         try:
             self._reader.feed(data, self)
         except ConnectionFault as fault:
@@ -291,7 +295,7 @@ class Upstream2(asyncio.Protocol):
             self.greeted.set_exception(error)
             self.greeted.exception()  # whoever dialled may have left
         self._retire()
-        if isinstance(error, UpstreamProtocolError):
+        if isinstance(error, UpstreamProtocolError) and not self.write_paused:
             self._close()  # after the GOAWAY
         else:
             self._transport.abort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from h2.events import (
     DataReceived,
     Event,
     RequestReceived,
+    SettingsAcknowledged,
     StreamEnded,
     StreamReset,
     TrailersReceived,
@@ -22,7 +24,8 @@ from h2.events import (
 )
 from h2.settings import SettingCodes, Settings
 
-from gateway.core.frames import data_frame, headers_frames, settings_frame, window_frame
+from gateway.core.frames import data_frame, headers_frames, ping_frame, settings_frame, window_frame
+from gateway.net.upstream2 import SILENCE, Upstream2
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -672,3 +675,152 @@ async def test_concurrency_counts_streams(gateway: Gateway) -> None:
     await until(lambda: gateway.activator.parked == 3 and len(running) == 2)
     release.set()
     assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
+
+
+async def test_content_that_was_early_for_an_endpoint_that_is_slow(gateway: Gateway) -> None:
+    """What does not go out keeps the client waiting, from the first connection on."""
+
+    async def answer(server: Server, request: Request) -> None:
+        server.acknowledges = False
+        await request.done.wait()
+        server.head(request, (b"x-size", b"%d" % len(request.body)), end=True)
+
+    size = 20_000_000
+    endpoint = await h2c(gateway, answer)
+    reader, writer = await gateway.connect()
+    writer.write(GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+    await until(lambda: bool(endpoint.requests) and len(endpoint.requests[0].body) == 65535)
+    assert (await ask(gateway, b"GET / HTTP/1.1\r\nHost: nowhere\r\nConnection: close\r\n\r\n")).startswith(
+        b"HTTP/1.1 404 "
+    )
+    assert writer.transport.get_write_buffer_size() > size // 4
+    server = endpoint.connections[0]
+    server.acknowledges = True
+    server.h2.increment_flow_control_window(size)
+    server.h2.increment_flow_control_window(size, 1)
+    server.flush()
+    assert b"x-size: %d\r\n" % size in await reader.read()
+    writer.close()
+
+
+async def test_a_server_that_takes_fewer_streams_than_before(gateway: Gateway) -> None:
+    """A lower MAX_CONCURRENT_STREAMS holds for the next stream; none at all is as good as no server."""
+    release = asyncio.Event()
+
+    async def answer(server: Server, request: Request) -> None:
+        await release.wait()
+        await hello(server, request)
+
+    endpoint = await h2c(gateway, answer)
+    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(3)]
+    await until(lambda: len(endpoint.requests) == 3)
+    endpoint.connections[0].writer.write(settings_frame([(3, 2)]))
+    await until(
+        lambda: len([1 for one in endpoint.connections[0].events if isinstance(one, SettingsAcknowledged)]) == 2
+    )
+    asked.append(asyncio.ensure_future(ask(gateway, GET)))
+    await until(lambda: len(endpoint.requests) == 4)
+    assert len(endpoint.connections) == 2
+    release.set()
+    assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
+    none = await h2c(gateway, MAX_CONCURRENT_STREAMS=0)
+    text = await ask(gateway, GET)
+    assert text.startswith(b"HTTP/1.1 503 ")
+    assert b"takes no streams" in text
+    assert not none.requests
+
+
+@pytest.mark.parametrize("question", [settings_frame([]), b"\0\0\x08\x06\0\0\0\0\0abcdefgh"])
+async def test_an_endpoint_that_asks_and_does_not_read(gateway: Gateway, question: bytes) -> None:
+    """SETTINGS and PING want answers: at a full buffer the connection is closed instead of growing."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.write(settings_frame([]))
+        await reader.readuntil(b"SM\r\n\r\n")
+        writer.transport.pause_reading()
+        while True:
+            writer.write(question * 10_000)
+            await writer.drain()
+
+    gateway.route(await gateway.endpoint(endpoint), protocol="h2c")
+    text = await ask(gateway, GET)
+    assert text.startswith(b"HTTP/1.1 502 ")
+    assert gateway.traffic.local_replies["UPE"] == 1
+
+
+async def test_dials_are_shared(gateway: Gateway) -> None:
+    """Whoever leaves while a connection is made does not take it from the others."""
+    greet = asyncio.Event()
+    connections: list[asyncio.StreamWriter] = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await greet.wait()
+        await Server(hello, {}, reader, writer).run()
+
+    gateway.route(await gateway.endpoint(endpoint), protocol="h2c")
+    _, leaving = await gateway.connect()
+    leaving.write(GET)
+    await until(lambda: len(connections) == 1)
+    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(3)]
+    await until(lambda: gateway.exchanges.in_flight == 4)
+    leaving.transport.abort()
+    await until(lambda: gateway.exchanges.in_flight == 3)
+    greet.set()
+    assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
+    assert len(connections) == 1
+
+
+class Owned:
+    """An Owner that only looks on, and a connection of its own."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def opened(self, _upstream: Upstream2) -> None:
+        self.told.append("opened")
+
+    def retired(self, _upstream: Upstream2) -> None:
+        self.told.append("retired")
+
+    def lost(self, _upstream: Upstream2) -> None:
+        self.told.append("lost")
+
+
+async def test_a_peer_that_vanished_is_found_by_ping(gateway: Gateway) -> None:
+    """One PING after SILENCE; no answer in as long again ends the connection, an answer is good for PING_INTERVAL."""
+    frames = bytearray()
+    answers = asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(settings_frame([]))
+        while data := await reader.read(65536):
+            frames.extend(data)
+            if answers.is_set() and ping_frame(b"zerogate", acknowledges=False) in data:
+                writer.write(ping_frame(b"zerogate", acknowledges=True))
+
+    port = await gateway.endpoint(endpoint)
+    owner = Owned()
+    loop = asyncio.get_running_loop()
+    _, upstream = await loop.create_connection(lambda: Upstream2(("a", 1), owner), "127.0.0.1", port)
+    await upstream.greeted
+    pings = functools.partial(frames.count, ping_frame(b"zerogate", acknowledges=False))
+    now = loop.time()
+    for passed in range(100):
+        upstream.check(now + passed)
+    await asyncio.sleep(0)
+    assert not pings()  # nobody waits for anything
+    upstream.open()
+    answers.set()
+    for passed in range(200):
+        upstream.check(now + 100 + passed)
+        if passed == SILENCE + 1:
+            await until(lambda: pings() == 1)
+            await until(lambda: upstream.heard)
+    assert owner.told == ["opened"]
+    answers.clear()
+    for passed in range(400):
+        upstream.check(now + 300 + passed)
+    assert owner.told == ["opened", "retired"]
+    await until(lambda: owner.told == ["opened", "retired", "lost"])

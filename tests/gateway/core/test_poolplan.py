@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan
+from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
 
 
 def test_last_in_first_out_per_endpoint() -> None:
@@ -60,3 +60,46 @@ def test_size_is_the_number_of_idle_connections(steps: list[tuple[str, int]]) ->
             for gone in plan.expire(float(number)):
                 assert any(gone in one and not one.discard(gone) for one in idle.values())
         assert plan.size == sum(map(len, idle.values()))
+
+
+class Connection:
+    def __init__(self, *, has_room: bool = True, is_idle: bool = True, idle_since: float = 0.0) -> None:
+        self.has_room = has_room
+        self.is_idle = is_idle
+        self.idle_since = idle_since
+
+
+def test_shared_connections_are_filled_in_order() -> None:
+    """The first with room, so that the others grow idle; none when all are full."""
+    plan: SharedPlan[str, Connection] = SharedPlan()
+    assert plan.take("a") is None
+    full, first, second = Connection(has_room=False), Connection(), Connection()
+    for connection in (full, first, second):
+        plan.add("a", connection)
+    assert plan.take("a") is first
+    assert plan.take("b") is None
+    plan.forget("a", first)
+    assert plan.take("a") is second
+    plan.forget("a", second)
+    plan.forget("a", second)
+    assert plan.take("a") is None
+    assert plan.everything() == [full]
+
+
+def test_idle_shared_connections_expire() -> None:
+    """After IDLE_LIMIT without a stream; one in use never does."""
+    plan: SharedPlan[str, Connection] = SharedPlan()
+    old, young, busy = Connection(), Connection(idle_since=1.0), Connection(is_idle=False)
+    for connection in (old, young, busy):
+        plan.add("a", connection)
+    assert plan.expired(IDLE_LIMIT) == [old]
+
+
+def test_shared_connections_are_bounded_for_an_endpoint() -> None:
+    """PER_ENDPOINT of them; another endpoint has its own."""
+    plan: SharedPlan[str, Connection] = SharedPlan()
+    for _ in range(PER_ENDPOINT):
+        assert not plan.is_full("a")
+        plan.add("a", Connection(has_room=False))
+    assert plan.is_full("a")
+    assert not plan.is_full("b")
