@@ -8,8 +8,9 @@ youngest, iteration starts at the oldest, and a connection that its peer closed 
 
 A connection idles for 4 s at most: shorter than the keep-alive of the servers people run (Node and uvicorn close after
 5 s), because a request that meets a closing connection can only be retried if it is idempotent, and a new connection
-costs 0.1 ms on the same machine. At most 128 idle ones per endpoint (Go's transport, which Knative uses, keeps 100)
-and 4,096 per worker; beyond that a connection is closed instead of kept.
+costs 0.1 ms on the same machine. At most 1,024 idle ones per endpoint and 4,096 per worker; beyond that a connection
+is closed instead of kept. (Go's transport, which Knative uses, keeps 100. With 1,000 requests in flight to one endpoint
+its responses come in bursts of more than that, and the next requests dialled anew: 107 µs of CPU for each, not 48.)
 
 Shared connections stay in the plan while they are used. The first with room takes the next stream, so that as few as
 possible are busy and the others grow idle; they idle as long as the other kind. An endpoint gets PER_ENDPOINT of them
@@ -22,9 +23,10 @@ from __future__ import annotations
 
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["IDLE_LIMIT", "PER_ENDPOINT", "PER_WORKER", "PoolPlan", "SharedPlan"]
+__all__ = ["IDLE_LIMIT", "IDLE_PER_ENDPOINT", "PER_ENDPOINT", "PER_WORKER", "PoolPlan", "SharedPlan"]
 
 IDLE_LIMIT = 4.0
+IDLE_PER_ENDPOINT = 1024
 PER_ENDPOINT = 128
 PER_WORKER = 4096
 
@@ -54,7 +56,7 @@ class PoolPlan(Generic[K, C]):
         idle = self._idle.get(key)
         if idle is None:
             idle = self._idle[key] = {}
-        if len(idle) >= PER_ENDPOINT or self.size >= PER_WORKER:
+        if len(idle) >= IDLE_PER_ENDPOINT or self.size >= PER_WORKER:
             return False
         idle[connection] = now
         self.size += 1

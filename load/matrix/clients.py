@@ -50,6 +50,11 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
+def _lines(text: str, *beginnings: str) -> str:
+    """Those of the lines that say what happened."""
+    return "; ".join(line.strip() for line in text.splitlines() if any(word in line for word in beginnings))
+
+
 def _missing(name: str) -> str:
     path = program(name)
     if path is None:
@@ -75,11 +80,22 @@ def wrk(folder: Path, core: int, url: str, request: str, connections: int, secon
         f'wrk.resolve = function() wrk.addrs = wrk.lookup("127.0.0.1", "{port}") end\n'
         f"wrk.format = function() return {request} end\n"
     )
-    command = [_missing("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    command = [
+        _missing("wrk"),
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        "--timeout",
+        "30s",
+        "-s",
+        str(script),
+        url,
+    ]
     output = _run(core, command)
     count = int(_found(r"(\d+) requests in", output))
     if "Non-2xx" in output or "Socket errors" in output or not count:
-        raise ClientFault(f"requests failed:\n{output}")
+        raise ClientFault(f"requests failed: {_lines(output, 'Non-2xx', 'Socket errors', 'requests in')}")
     rate = float(_found(r"Requests/sec:\s+([\d.]+)", output))
     return Sample(count, count / rate, *(_wrk_percentile(percent, output) for percent in (50, 99)))
 
@@ -132,7 +148,7 @@ def _h2load(
     count = int(_found(r"(\d+) succeeded, ", output))
     # Streams still open when the time is over end with the connections; h2load does not count those as failed.
     if failed or bad or not count:
-        raise ClientFault(f"requests failed:\n{output}")
+        raise ClientFault(f"requests failed: {_lines(output, 'requests:', 'status codes:')}")
     times = sorted(int(line.rpartition(b"\t")[2]) / 1000 for line in log.read_bytes().splitlines())
     p50, p99 = (times[int(share * (len(times) - 1))] for share in (0.5, 0.99))
     return Sample(count, seconds, p50, p99)

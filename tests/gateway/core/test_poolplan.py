@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
+from gateway.core.poolplan import IDLE_LIMIT, IDLE_PER_ENDPOINT, PER_ENDPOINT, PoolPlan, SharedPlan
 
 
 def test_last_in_first_out_per_endpoint() -> None:
@@ -32,9 +32,9 @@ def test_the_old_expire() -> None:
 def test_no_more_than_the_bound() -> None:
     """Beyond it a connection is not kept."""
     plan: PoolPlan[str, int] = PoolPlan()
-    assert all(plan.give("a", number, 0.0) for number in range(PER_ENDPOINT))
-    assert not plan.give("a", PER_ENDPOINT, 0.0)
-    assert len(plan.clear()) == PER_ENDPOINT
+    assert all(plan.give("a", number, 0.0) for number in range(IDLE_PER_ENDPOINT))
+    assert not plan.give("a", IDLE_PER_ENDPOINT, 0.0)
+    assert len(plan.clear()) == IDLE_PER_ENDPOINT
 
 
 operations = st.lists(st.tuples(st.sampled_from(["give", "take", "forget", "expire"]), st.integers(0, 3)), max_size=40)
