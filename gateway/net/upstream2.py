@@ -68,6 +68,7 @@ CONNECTION_WINDOW = 1024 * 1024
 MAX_INTERIM = 16  # as in net.upstream
 UNTOLD_STREAMS = 100  # at once, at a peer that says nothing; the least RFC 9113 section 6.5.2 recommends
 MAX_OUT = 64 * 1024
+LAST_STREAM = 2**31 - 1  # a day at 12,000 a second
 LINGER = 5.0
 SILENCE = 15.0
 PING_INTERVAL = 330.0
@@ -222,9 +223,11 @@ class Upstream2(asyncio.Protocol):
 
     def begin(self, stream: Stream) -> int:
         """The number of a stream whose HEADERS are sent now."""
-        self._last_stream += 2
-        self._streams[self._last_stream] = stream
-        return self._last_stream
+        number = self._last_stream = self._last_stream + 2
+        self._streams[number] = stream
+        if number >= LAST_STREAM:
+            self._retire()
+        return number
 
     def wait(self, stream: Stream) -> None:
         """The stream has content that its own window takes: it gets its turn when the connection can send."""

@@ -824,3 +824,13 @@ async def test_a_peer_that_vanished_is_found_by_ping(gateway: Gateway) -> None:
         upstream.check(now + 300 + passed)
     assert owner.told == ["opened", "retired"]
     await until(lambda: owner.told == ["opened", "retired", "lost"])
+
+
+async def test_stream_numbers_run_out(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9113 section 5.1.1: then another connection takes over, and the old one closes."""
+    monkeypatch.setattr("gateway.net.upstream2.LAST_STREAM", 5)
+    endpoint = await h2c(gateway)
+    for _ in range(7):
+        assert (await ask(gateway, GET)).endswith(b"hi")
+    assert [list(server.requests) for server in endpoint.connections] == [[1, 3, 5], [1, 3, 5], [1]]
+    await until(lambda: gateway.pools.open == 1)
