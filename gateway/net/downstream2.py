@@ -520,7 +520,15 @@ class Connection(asyncio.Protocol):
         """Nothing is in flight: close after what was written."""
         self._flush()
         self._closing = True
-        self._transport.close()
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """The client may still be sending, and a connection closed with that unread is reset by TCP, which throws away
+        what the client has not read yet: so it closes first, or LINGER_TIMEOUT passes."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
         self._arm(self.loop.time() + LINGER_TIMEOUT)
 
     def _fault(self, fault: ConnectionFault) -> None:
@@ -530,12 +538,7 @@ class Connection(asyncio.Protocol):
         self._flush()
         self._closing = True
         self._abandon_all()
-        # The client may still be sending, and closing now would have TCP throw the GOAWAY away with what is unread.
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
-        self._arm(self.loop.time() + LINGER_TIMEOUT)
+        self._close_gently()
 
     def abort(self) -> None:
         """Close at once, whatever is in flight."""
