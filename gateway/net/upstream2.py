@@ -301,6 +301,7 @@ class Upstream2(asyncio.Protocol):
         if isinstance(error, UpstreamProtocolError) and not self.write_paused:
             self._close()  # after the GOAWAY
         else:
+            self._out.clear()  # uvloop raises at a write after the end
             self._transport.abort()
         for stream in list(self._streams.values()):
             stream.fail(error)

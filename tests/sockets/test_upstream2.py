@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -23,8 +24,17 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes, Settings
+from hpack import Encoder
 
-from gateway.core.frames import data_frame, headers_frames, ping_frame, settings_frame, window_frame
+from gateway.core.frames import (
+    data_frame,
+    goaway_frame,
+    headers_frames,
+    ping_frame,
+    reset_frame,
+    settings_frame,
+    window_frame,
+)
 from gateway.net.upstream2 import SILENCE, Upstream2
 
 if TYPE_CHECKING:
@@ -834,3 +844,50 @@ async def test_stream_numbers_run_out(gateway: Gateway, monkeypatch: pytest.Monk
         assert (await ask(gateway, GET)).endswith(b"hi")
     assert [list(server.requests) for server in endpoint.connections] == [[1, 3, 5], [1, 3, 5], [1]]
     await until(lambda: gateway.pools.open == 1)
+
+
+def any_frame(chance: random.Random) -> bytes:
+    """A frame that may mean something, or not, or break HTTP/2."""
+    stream = chance.choice([1, 1, 1, 3, 5, 2, 0])
+    status = (b":status", chance.choice([b"200", b"204", b"304", b"103", b"500"]))
+    more = chance.choice([(), ((b"content-length", b"5"),), ((b"x", b"y"),)])
+    end = chance.random() < 0.4
+    kinds: list[Callable[[], bytes]] = [
+        lambda: headers_frames(stream, Encoder().encode([status, *more]), end=end),
+        lambda: headers_frames(stream, Encoder().encode([(b"grpc-status", b"0")]), end=end),
+        lambda: headers_frames(stream, chance.randbytes(5), end=end),
+        lambda: data_frame(stream, chance.choice([b"", b"hello", b"he", bytes(16384)]), end=end),
+        lambda: reset_frame(stream, chance.choice([0, 2, 7, 8, 99])),
+        lambda: window_frame(chance.choice([0, stream]), chance.choice([0, 1, 65536, 2**31 - 1])),
+        lambda: settings_frame([(chance.choice([1, 3, 4, 5, 99]), chance.choice([0, 1, 16384, 2**31 - 1]))]),
+        lambda: ping_frame(b"12345678", acknowledges=end),
+        lambda: goaway_frame(chance.choice([0, 1, 99]), chance.choice([0, 2])),
+        lambda: chance.randbytes(chance.randrange(1, 30)),
+    ]
+    return chance.choice(kinds)()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_random_frames_from_the_endpoint(gateway: Gateway, seed: int) -> None:
+    """Whatever comes: an answer or a reset, no error of our own, nothing left behind (the fixture looks)."""
+    chance = random.Random(seed)
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(settings_frame([]))
+        await reader.readuntil(b"SM\r\n\r\n")
+        while len(await reader.read(65536)) < 60:  # until there is a request
+            pass
+        for _ in range(chance.randrange(1, 30)):
+            if writer.transport.is_closing():
+                return
+            writer.write(any_frame(chance))
+            if chance.random() < 0.3:
+                await asyncio.sleep(0)
+
+    gateway.route(await gateway.endpoint(endpoint), protocol="h2c")
+    content = b"Content-Length: 100000\r\n\r\n" + bytes(100_000)
+    for _ in range(20):
+        with suppress(ConnectionError):
+            message = chance.choice([GET, GET.replace(b"GET", b"HEAD"), GET.replace(b"GET", b"POST")[:-2] + content])
+            assert (await ask(gateway, message))[:9] in (b"HTTP/1.1 ", b"")
+    assert not gateway.traffic.unexpected_errors
