@@ -18,17 +18,17 @@ handshake. So session tickets are of one key whatever the certificate, outlive i
 for TLS 1.2 clients without tickets is one, bounded by OpenSSL (20,480 entries). The key lives for TICKET_KEY_LIFE.
 Workers do not share it: with N workers about one in N reconnects resumes. (Python has no call to set ticket keys.)
 
-A context is made when a certificate is first asked for, and the MAX_CONTEXTS used last are kept: ten thousand
-certificates that nobody uses cost their PEM text. A replaced certificate has another context from the next handshake
-on; live connections keep theirs.
+A context is made when a certificate is first asked for (1 ms), and the MAX_CONTEXTS used last are kept (25 KiB each):
+ten thousand certificates that nobody uses cost their PEM text and 1 KiB each. A replaced certificate has another
+context from the next handshake on; live connections keep theirs.
 
 All connections share two memory BIOs, as the loop serves one at a time: each call feeds what arrived, takes everything
 out, and only then calls the HTTP connection. Both are empty whenever other code runs, so an idle connection holds no
-buffer of its own. A write becomes one record (16 KiB each if it is longer) and one write of the socket; decrypted
-pieces of one read go up in one call, and back-pressure is the socket's, both ways.
+buffer, but only OpenSSL's 14 KiB of session. A write becomes one record (16 KiB each if it is longer) and one write of
+the socket; decrypted pieces of one read go up in one call, and back-pressure is the socket's, both ways.
 
-`openssl` reads a key from a file only. It gets an anonymous one in memory (memfd) or, where there is none, a private
-temporary file that is gone before the call returns.
+OpenSSL, as Python has it, reads a key from a file only. It gets an anonymous one in memory (memfd) or, where there is
+none, a private temporary file that is gone before the call returns.
 """
 
 from __future__ import annotations
@@ -479,7 +479,8 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             pass
         except ssl.SSLError:
             self._broken = True
-        incoming.read()  # what came after the client's goodbye, or after an error
+        if incoming.pending:
+            incoming.read()  # what came after the client's goodbye, or after an error
         if self._listener.outgoing.pending and not self._answered():
             return
         if pieces:

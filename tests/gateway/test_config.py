@@ -109,3 +109,25 @@ def test_open_files(
     assert raised == ([] if files is None else [files])
     assert words in caplog.text
     assert bool(caplog.text) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tls-certificate", "c"), "come together"),
+        (("--tls-certificate", "c", "--tls-key", "k"), "needs an address"),
+        (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "token", "--tls-key", "token"), "no certificate chain"),
+        (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "no", "--tls-key", "no"), "no can't be used"),
+        (("--tls-listen", "nowhere"), "no address to listen on"),
+    ],
+)
+def test_tls_that_cannot_work_is_one_line_and_status_2(
+    options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything listens."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("secret")
+    result = CliRunner().invoke(main, ["--feed", "ws://127.0.0.1:1", "--feed-token-file", "token", "--check", *options])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr

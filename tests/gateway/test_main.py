@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestServer
     from pytest_aiohttp.plugin import AiohttpServer
 
+    Authority = Any  # the class of tests/conftest.py
+
 HOST = "hello.default.localhost"
 ASKED = web.AppKey("ASKED", asyncio.Event)
 """Set when the backend has got a request for /slow, which it answers once `LET_GO` is set."""
@@ -56,7 +59,7 @@ class Running:
 
     def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
         self.process = process
-        self.port, self.local, self.admin = ports
+        self.port, self.local, self.admin, *self.tls = ports
 
     def workers(self) -> list[int]:
         pid = self.process.pid
@@ -185,6 +188,41 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backen
         async with asyncio.timeout(20):
             assert await gateway.process.wait() == 0
     assert log.read_text().count('"status":200') >= 11
+
+
+def write_pair(folder: Path, pair: tuple[str, str]) -> list[str]:
+    """The options for these files."""
+    options = []
+    for name, text in zip(("certificate", "key"), pair, strict=True):
+        (folder / name).write_text(text)
+        options += [f"--tls-{name}", str(folder / name)]
+    return options
+
+
+@pytest.mark.slow
+async def test_tls_by_two_workers(feed: TestServer, backend: TestServer, tmp_path: Path, authority: Authority) -> None:
+    """Each serves the default certificate, new files from the next handshake on, and /metrics counts the handshakes."""
+    options = write_pair(tmp_path, authority.issue(HOST))
+    context = ssl.create_default_context(cadata=authority.pem)
+    async with started(feed, tmp_path, "--workers", "2", "--tls-listen", "127.0.0.1:0", *options) as gateway:
+        (port,) = gateway.tls
+
+        async def ask() -> str:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HOST)
+            expires: str = writer.get_extra_info("peercert")["notAfter"]
+            writer.write(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % HOST.encode())
+            assert (await reader.read()).endswith(b"hello")
+            writer.close()
+            return expires
+
+        async with aiohttp.ClientSession() as session:
+            await gateway.ready(session)
+            assert len({await ask() for _ in range(10)}) == 1
+            write_pair(tmp_path, authority.issue(HOST, days=60))
+            after = {await ask() for _ in range(10)}
+            assert len(after) == 1
+            text = (await gateway.ask_admin(session, "/metrics"))[1]
+        assert "zerogate_gateway_tls_handshakes_total 20" in text
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ import shutil
 import socket
 import ssl
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.config import Limits
 from gateway.contract import RevisionId, RouteRule, Split
 from gateway.net import tls as module
 from gateway.net.tls import CertificateFiles, UnusableCertificate, server_context
@@ -127,6 +129,20 @@ async def test_a_request_over_tls_says_so(gateway: Gateway, authority: Authority
     assert b"forwarded: for=127.0.0.1;proto=https;host=hello.default.localhost" in lines
     assert gateway.traffic.tls_handshakes == 1
     await gateway.left()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_http2_is_preferred(secure: Gateway, authority: Authority, tmp_path: Path) -> None:
+    """By ALPN; a client that offers HTTP/1.1 only gets that."""
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    seen = []
+    for option in ("--http2", "--http1.1"):
+        output = await run(
+            *("curl", "-sS", option, "--cacert", str(tmp_path / "ca.pem"), "-w", " %{http_version}"),
+            *("--resolve", f"{HOST}:{secure.tls_port}:127.0.0.1", f"https://{HOST}:{secure.tls_port}/"),
+        )
+        seen.append(output)
+    assert seen == ["hi 2", "hi 1.1"]
 
 
 async def test_large_content_passes_both_ways(gateway: Gateway, authority: Authority) -> None:
@@ -479,6 +495,28 @@ async def test_handshakes_count_against_the_limit(secure: Gateway, authority: Au
     await once(secure, trusting(authority))
 
 
+@pytest.mark.parametrize("gateway_limits", [Limits(max_connections_per_client=2)])
+async def test_handshakes_count_against_the_clients_limit(secure: Gateway, authority: Authority) -> None:
+    """Those in hand and those that are done, each once."""
+    first = await connect(secure, trusting(authority))
+    silent = await asyncio.open_connection("127.0.0.1", secure.tls_port)
+    async with asyncio.timeout(5):
+        while not secure.tls.handshaking:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    with pytest.raises(ConnectionError):
+        await connect(secure, trusting(authority))
+    assert secure.traffic.limit_refusals == {"connections-per-client": 1}
+    silent[1].close()
+    first[1].close()
+    await secure.left()
+    async with asyncio.timeout(5):
+        while secure.tls.handshaking:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    for _ in range(3):
+        await once(secure, trusting(authority))
+        await secure.left()
+
+
 async def test_a_client_hello_in_pieces(secure: Gateway, authority: Authority) -> None:
     """Byte by byte over the network, and split over records: it is one message."""
     context = trusting(authority)
@@ -605,6 +643,18 @@ async def test_what_is_not_redirected(secure: Gateway, authority: Authority) -> 
     assert (await once(secure, trusting(authority))).startswith(b"HTTP/1.1 200")
     secure.certify(hello=None)
     assert (await plain(secure, "/")).startswith(b"HTTP/1.1 200"), "the certificate is not there"
+
+
+@pytest.mark.parametrize("trusted_proxies", [(ip_network("127.0.0.1/32"),)])
+async def test_what_came_over_tls_to_a_trusted_proxy_is_not_redirected(secure: Gateway) -> None:
+    """Or the two would send the client round for ever."""
+    secure.route(await secure.endpoint(answering), rule=redirecting())
+    answers = {}
+    for proto in (b"https", b"http"):
+        client = await secure.client(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-Proto: %b\r\n\r\n" % proto))
+        answers[proto] = (await client.head()).split(b" ")[1]
+        client.close()
+    assert answers == {b"https": b"200", b"http": b"301"}
 
 
 @curl

@@ -11,6 +11,7 @@ from gateway.core.fields import (
     Peer,
     client_address,
     forwarded,
+    https_location,
     may_switch,
     normalise_host,
     request_head,
@@ -264,3 +265,19 @@ def test_a_rewritten_host() -> None:
 def test_a_switch_is_to_what_was_asked_for(asked: bytes | None, chosen: bytes | None, may: bool) -> None:
     """RFC 9110 section 7.8: a server must not switch to a protocol that the request does not list."""
     assert may_switch(asked, chosen) is may
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "port", "location"),
+    [
+        (b"a.test", b"/", 443, b"https://a.test/"),
+        (b"A.test.:80", b"/b?c=%2F", 443, b"https://a.test/b?c=%2F"),
+        (b"[::1]:80", b"//x", 8443, b"https://[::1]:8443//x"),
+        (b"a.test", b"/.well-known/acme-challenge/token", 443, None),
+        (b"a.test", b"/.well-known/acme-challenge", 443, b"https://a.test/.well-known/acme-challenge"),
+        (b"a.test", b"*", 443, None),
+    ],
+)
+def test_where_https_is(host: bytes, target: bytes, port: int, location: bytes | None) -> None:
+    """Path and query as they are, https's port unless it is 443; a challenge (RFC 8555) is served where it is."""
+    assert https_location(host, target, port) == location
