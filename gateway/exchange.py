@@ -421,7 +421,7 @@ class Exchange:
             shared.activator.counters.queue_full += 1
             self.fail(QueueFull("The requests that wait at this gateway worker have as much content as may wait."))
         elif self._early_size > EARLY_LIMIT:
-            self._downstream.pause()
+            self._downstream.wait()
 
     def _forget_early(self) -> None:
         if self._early is not None:

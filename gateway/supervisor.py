@@ -36,6 +36,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -144,31 +145,36 @@ class WorkerProcess:
     def start(
         cls, config: GatewayConfig, index: int, sockets: Mapping[str, list[socket.socket]], *, succeeds: bool
     ) -> WorkerProcess:
-        """Start a worker on these sockets. One that succeeds another accepts nothing before it knows the routes."""
-        channel, theirs = socket.socketpair()
-        channel.setblocking(False)
+        """Start a worker on these sockets. One that succeeds another accepts nothing before it knows the routes. Raises
+        OSError."""
         descriptors = {role: [sock.fileno() for sock in each] for role, each in sockets.items()}
-        reading, stdin = os.pipe()
-        with theirs:
+        with ExitStack() as ours, ExitStack() as theirs:
+            channel, its_channel = socket.socketpair()
+            ours.callback(channel.close)
+            theirs.callback(its_channel.close)
+            reading, stdin = os.pipe()
+            theirs.callback(os.close, reading)
+            ours.callback(os.close, stdin)
             assignment = Assignment(
                 config,
                 index,
                 external=descriptors["external"],
                 cluster_local=descriptors["cluster_local"],
                 tls=descriptors.get("tls", []),
-                status_channel=theirs.fileno(),
+                status_channel=its_channel.fileno(),
                 succeeds=succeeds,
             )
-            # Forgotten at once: it is waited for by its number, as those are that the last image started.
             process = subprocess.Popen(
                 (sys.executable, "-m", "gateway.worker"),
                 stdin=reading,
-                pass_fds=[*(one for each in descriptors.values() for one in each), theirs.fileno()],
+                pass_fds=[*(one for each in descriptors.values() for one in each), its_channel.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )
-            process.returncode = 0
-        os.write(stdin, serialise_assignment(assignment))
-        os.close(reading)  # not before: a worker that ends at once must not make the write fail
+            process.returncode = 0  # forgotten: it is waited for by its number, as those are that the last image left
+            # While our own end for reading is open: a worker that ends at once must not make this fail.
+            os.write(stdin, serialise_assignment(assignment))
+            channel.setblocking(False)
+            ours.pop_all()
         return cls(process.pid, stdin, channel)
 
     @classmethod
@@ -266,17 +272,26 @@ class Seat:
         while True:
             worker = self._current
             if worker is None:
-                worker = self._current = WorkerProcess.start(self._config, self.index, self._sockets, succeeds=False)
+                worker = self._current = self._try_start(succeeds=False)
             started = loop.time()
-            if await self._ends(worker):
+            if worker is None or await self._ends(worker):
                 delay = _BACKOFF_FIRST if loop.time() - started > _LIVED_LONG else min(delay * 2, _BACKOFF_LIMIT)
-                _log.error("worker %d ended with status %d; starting it again", self.index, worker.ended.result())
+                if worker is not None:
+                    _log.error("worker %d ended with status %d; starting it again", self.index, worker.ended.result())
                 await asyncio.sleep(delay)
                 self._current = None
             else:
                 async with self._turn:
                     self._wanted.clear()
                     await self._succeed(worker)
+
+    def _try_start(self, *, succeeds: bool) -> WorkerProcess | None:
+        """A new worker; None if the system has no room for one, which is logged."""
+        try:
+            return WorkerProcess.start(self._config, self.index, self._sockets, succeeds=succeeds)
+        except OSError as error:
+            _log.error("worker %d can't be started: %s", self.index, error)
+            return None
 
     async def _ends(self, worker: WorkerProcess) -> bool:
         """Wait until the worker has ended or is to be replaced; which of them."""
@@ -288,7 +303,9 @@ class Seat:
         return worker.ended.done()
 
     async def _succeed(self, worker: WorkerProcess) -> None:
-        successor = WorkerProcess.start(self._config, self.index, self._sockets, succeeds=True)
+        successor = self._try_start(succeeds=True)
+        if successor is None:
+            return
         self._successor = successor
         if await self._gets_ready(successor):
             self._current, self._successor = successor, None

@@ -147,8 +147,11 @@ class Responder(Protocol):
     def pause(self) -> None:
         """Take no more of the request until `resume`."""
 
+    def wait(self) -> None:
+        """As `pause`, but if the client leaves meanwhile the exchange is told, though what it sent is not read."""
+
     def resume(self) -> None:
-        """Read on after `pause`."""
+        """Read on after `pause`, `wait`."""
 
     def set_deadline(self, when: float) -> None:
         """Have the exchange's `on_deadline` called at `when`."""
@@ -281,6 +284,7 @@ class Downstream(asyncio.Protocol):
         "_timer_at",
         "_transport",
         "_unread",
+        "_watched",
         "_write_paused",
         "cluster_local",
         "peer",
@@ -308,6 +312,7 @@ class Downstream(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._eof = False
+        self._watched = False
 
     # --- from the client ----------------------------------------------------------------------------------------------
 
@@ -367,7 +372,8 @@ class Downstream(asyncio.Protocol):
         self._reading = False
         if not self._outlives_eof():
             return False
-        return self._listener.resets.watch(self._transport, self._transport.abort) or self._phase is _TUNNEL
+        self._watched = self._listener.resets.watch(self._transport, self._transport.abort)
+        return self._watched or self._phase is _TUNNEL
 
     def _outlives_eof(self) -> bool:
         """Whether there is somebody to write to after end of file. If not, what is in hand is given up."""
@@ -388,7 +394,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSED
-        if self._eof:
+        if self._watched:
             self._listener.resets.forget(self._transport)
         listener = self._listener
         listener.connections.discard(self)
@@ -540,9 +546,18 @@ class Downstream(asyncio.Protocol):
             if self._rate is not None:
                 self._rate.excused = True
 
+    def wait(self) -> None:
+        """As `pause`, but if the client leaves meanwhile the exchange is told, though what it sent is not read."""
+        if self._reading and not self._watched:
+            self._watched = self._listener.resets.watch(self._transport, self._transport.abort, ends=True)
+        self.pause()
+
     def resume(self) -> None:
         """Read on after `pause`."""
         if not self._reading and not self._eof and self._phase is not _CLOSED:
+            if self._watched:
+                self._watched = False
+                self._listener.resets.forget(self._transport)
             self._reading = True
             self._transport.resume_reading()
 

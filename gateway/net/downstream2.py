@@ -820,6 +820,10 @@ class Stream:
         if self._rate is not None:
             self._rate.excused = True
 
+    def wait(self) -> None:
+        """As `pause`: the connection goes on being read, so the end of the stream is noticed."""
+        self.pause()
+
     def resume(self) -> None:
         """Give back what was withheld since `pause`."""
         self._paused = False

@@ -41,9 +41,9 @@ class ResetWatch:
         self._epoll: select.epoll | None = None  # made for the first half-closed connection: there may never be one
         self._watched: dict[int, Callable[[], None]] = {}
 
-    def watch(self, transport: asyncio.Transport, on_reset: Callable[[], None]) -> bool:
-        """Have `on_reset` called, at most once, when the peer resets the connection. False if this system can't tell.
-        Watching ends with `forget`."""
+    def watch(self, transport: asyncio.Transport, on_reset: Callable[[], None], *, ends: bool = False) -> bool:
+        """Have `on_reset` called, at most once, when the peer resets the connection; with `ends`, or when it sends end
+        of file, however much is unread before that. False if this system can't tell. Watching ends with `forget`."""
         if not hasattr(select, "epoll"):
             return False
         if self._epoll is None:
@@ -53,12 +53,12 @@ class ResetWatch:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_PROBES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_PROBES)
-        self._epoll.register(sock.fileno(), select.EPOLLONESHOT)
+        self._epoll.register(sock.fileno(), select.EPOLLONESHOT | (select.EPOLLRDHUP if ends else 0))
         self._watched[sock.fileno()] = on_reset
         return True
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """To be called while the connection's descriptor is still its own, that is in `connection_lost`."""
+        """To be called while the connection's descriptor is still its own: in `connection_lost` at the latest."""
         descriptor = transport.get_extra_info("socket").fileno()
         if self._epoll is not None and self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)

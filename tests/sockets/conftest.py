@@ -217,6 +217,7 @@ class Gateway:
         self.pools.close()
         await self.activator.close()
         await until(lambda: self.traffic.downstream_connections == 0 and self.pools.open == 0)
+        self.listener.close()
         self.access_log.close()
 
 

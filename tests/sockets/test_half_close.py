@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from typing import Any
-
-    import pytest
 
     Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
 
@@ -79,6 +80,47 @@ async def test_end_of_file_while_the_request_waits_is_leaving(gateway: Gateway) 
     client.half_close()
     assert await client.rest() == b""
     await gateway.idle()
+    client.close()
+
+
+@pytest.mark.parametrize("leaves", ["close", "reset"])
+async def test_leaving_behind_content_that_is_not_read(gateway: Gateway, leaves: str) -> None:
+    """A waiting request's content is read up to a limit only; the end behind it is noticed all the same."""
+    gateway.route()
+    client = await gateway.client(b"POST" + GET[3:-2] + b"Content-Length: 1000000\r\n\r\n" + bytes(100_000))
+    await until(lambda: [one._reading for one in gateway.listener.connections] == [False])
+    if leaves == "close":
+        client.half_close()
+    else:
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.transport.abort()
+    await gateway.left()
+    await gateway.idle()
+    client.close()
+
+
+async def test_an_upload_that_waited_is_read_on(gateway: Gateway) -> None:
+    """And its client may then half-close like any other."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(500_000)
+        complete.set()
+        await half_closed.wait()
+        writer.write(OK)
+
+    complete, half_closed = asyncio.Event(), asyncio.Event()
+    gateway.route()
+    client = await gateway.client(b"POST" + GET[3:-2] + b"Content-Length: 500000\r\n\r\n" + bytes(500_000))
+    await until(lambda: [one._reading for one in gateway.listener.connections] == [False])
+    gateway.route(await gateway.endpoint(endpoint))
+    async with asyncio.timeout(5):
+        await complete.wait()
+    client.half_close()
+    assert await client.head() == CONTINUE
+    half_closed.set()
+    assert (await client.rest()).endswith(b"hi")
     client.close()
 
 
