@@ -428,6 +428,15 @@ class Connection(asyncio.Protocol):
             block = encoder.encode(response_fields(head), key)
         self.send(headers_frames(number, block, end=end))
 
+    def send_trailers(self, number: int, trailers: list[bytes]) -> None:
+        """Send trailers, which end the stream. Those of a gRPC call that went well are always the same."""
+        encoder = self._encoder
+        key = tuple(trailers)
+        block = encoder.kept.get(key)
+        if block is None:
+            block = encoder.encode(trailer_fields(trailers), key)
+        self.send(headers_frames(number, block, end=True))
+
     def room(self) -> int:
         """How many bytes of content may leave now, as far as it depends on the connection."""
         return 0 if self._write_paused else self._send_window
@@ -942,7 +951,7 @@ class Stream:
                 self._finished()
                 return
         if trailers:
-            self._connection.send_fields(self.number, trailer_fields(trailers), end=True)
+            self._connection.send_trailers(self.number, trailers)
         else:
             self._connection.send_data(self.number, b"", end=True)
         self._finished()

@@ -39,7 +39,7 @@ def python(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["coldstart.py", "memory.py", "proxy.py", "routes.py"])
+@pytest.mark.parametrize("script", ["coldstart.py", "http2.py", "memory.py", "proxy.py", "routes.py"])
 def test_help(script: str) -> None:
     """Each imports what it needs and names its options."""
     assert "--help" in python(f"load/{script}", "--help")
