@@ -218,10 +218,15 @@ class Certificates:
             self._contexts.pop(key, None)
 
     def covers(self, host: bytes) -> bool:
-        """Whether a client that asks for `host` (a Host value) over TLS gets a certificate."""
-        return (
-            self._default is not None or self._table.find(normalise_host(host).decode("ascii", "replace")) is not None
-        )
+        """Whether a client that asks for `host` (a Host value) over TLS gets a certificate; as far as is known, of one
+        that nobody has asked for yet."""
+        if self._default is not None:
+            return True
+        certificate = self._table.find(normalise_host(host).decode("ascii", "replace"))
+        if certificate is None:
+            return False
+        known = self._contexts.get(certificate.id)
+        return known is None or known[1] is not None
 
     def context(self, name: str | None) -> ssl.SSLContext | None:
         """The context for a server name, None if there is no certificate to show."""

@@ -167,6 +167,38 @@ async def test_large_content_passes_both_ways(gateway: Gateway, authority: Autho
     writer.close()
 
 
+async def test_a_client_that_does_not_read_stops_the_endpoint(gateway: Gateway, authority: Authority) -> None:
+    """Back-pressure passes the encryption: what piles up is bounded by buffers, whatever the endpoint would send."""
+    stalled, sent = asyncio.Event(), 0
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+        while sent < 2**30:
+            writer.write(bytes(65536))
+            sent += 65536
+            try:
+                async with asyncio.timeout(0.5):
+                    await writer.drain()
+            except TimeoutError:
+                stalled.set()
+                return
+
+    await gateway.start_tls()
+    gateway.route(await gateway.endpoint(endpoint))
+    gateway.certify(hello=((HOST,), authority.issue(HOST)))
+    _, writer = await connect(gateway, trusting(authority))
+    writer.transport.pause_reading()
+    writer.write(GET)
+    async with asyncio.timeout(10):
+        await stalled.wait()
+    assert sent < 64 * 2**20, "several megabytes are in the kernel's buffers"
+    (connection,) = gateway.listener.connections
+    assert connection._transport.get_write_buffer_size() < 2**20
+    writer.close()
+
+
 async def test_the_gateways_goodbye_is_said(secure: Gateway, authority: Authority) -> None:
     """`Connection: close` ends with close_notify, so that the client knows the answer for whole."""
     plain = socket.create_connection(("127.0.0.1", secure.tls_port))
@@ -318,6 +350,8 @@ async def test_a_certificate_openssl_refuses_breaks_no_other(
         "the certificate of Secret default/broken is not used: the key is not the certificate's"
     ]
     await once(secure, trusting(authority))
+    assert not secure.certificates.covers(b"other.test"), "nobody is to be redirected there"
+    assert secure.certificates.covers(b"Hello.default.localhost:8080")
 
 
 async def test_the_contexts_used_last_are_kept(
@@ -598,6 +632,31 @@ async def test_a_session_outlives_the_certificate(secure: Gateway, authority: Au
     second = await run(*connection, "-ign_eof", "-sess_in", session, stdin=request)
     assert "200 OK" in second
     assert (secure.traffic.tls_handshakes, secure.traffic.tls_resumed) == (2, 1)
+
+
+@openssl
+async def test_a_key_update_is_answered(secure: Gateway) -> None:
+    """TLS 1.3 lets either side change its keys at any time and ask for the same (RFC 8446 section 4.6.3)."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", f"127.0.0.1:{secure.tls_port}", "-servername", HOST),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(10):
+            for command in (b"K\n", b"k\n"):
+                process.stdin.write(command)
+                await process.stdout.readuntil(b"KEYUPDATE")
+            process.stdin.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            output = await process.stdout.read()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert b"HTTP/1.1 200 OK" in output
 
 
 # --- redirects --------------------------------------------------------------------------------------------------------
