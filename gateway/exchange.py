@@ -263,8 +263,9 @@ class Exchange:
         """Route the request and send it if an endpoint is free. Raises GatewayError."""
         shared = self._shared
         head = self._head
-        self._request_id = b"" if head.request_id else next(shared.request_ids)
-        rule = shared.routes.match(self._downstream.cluster_local, head)
+        downstream = self._downstream
+        self._request_id = request_id = b"" if head.request_id else next(shared.request_ids)
+        rule = shared.routes.match(downstream.cluster_local, head)
         splits = rule.destinations
         random = shared.random
         destination = splits.only or splits.at(random() * 100)
@@ -273,17 +274,16 @@ class Exchange:
             return
         if rule.redirect_port and self._is_redirected(rule.redirect_port):
             return
-        served = shared.served.get(destination.revision)
+        revision = destination.revision
+        served = shared.served.get(revision)
         if served is None:
-            raise NoRevision(f"The route's revision {destination.revision} is not known here (any more).")
+            raise NoRevision(f"The route's revision {revision} is not known here (any more).")
         self._served = served
-        host = head.host or b""
-        self._wire_head = request_head(
-            head, rule.rewrite_host or host, destination.additions, self._downstream.peer, self._request_id
-        )
-        shared.load.arrive(destination.revision, self._started)
+        host = rule.rewrite_host or head.host or b""
+        self._wire_head = request_head(head, host, destination.additions, downstream.peer, request_id)
+        shared.load.arrive(revision, self._started)
         served.traffic.in_flight += 1
-        lease = shared.activator.try_acquire(destination.revision)
+        lease = shared.activator.try_acquire(revision)
         if lease is not None:
             self._lease = lease
             connections = served.connections if head.others is None else self._connections(served)

@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-For each revision with traffic the integral of its requests in flight over time is kept, moved on at every arrival and
-departure; a report divides it by the time since the last report (since the first arrival, for a new entry) and starts
-anew. Waiting requests are in flight too: they are what a revision at zero needs a pod for.
+For each revision with traffic the integral of its requests in flight over time is kept. It is the sum of all stays, so
+an arrival takes its time off and a departure adds its own, both counted from the last report; whoever is still here at
+the next one stayed until then. A report divides it by the time since the last report (since the first arrival, for a
+new entry) and starts anew. Waiting requests are in flight too: they are what a revision at zero needs a pod for.
 
 The first request of a revision without an entry is news that must not wait for the next report: `arrive` returns True
 and the caller sends (1 concurrent, 1 request) at once. That much is taken off the next report, so that a sum over the
@@ -28,21 +29,18 @@ __all__ = ["LoadMeter"]
 
 
 class _Entry:
-    __slots__ = ("announced", "area", "arrivals", "changed", "in_flight", "since")
+    __slots__ = ("announced", "area", "arrivals", "in_flight", "since")
 
     def __init__(self, now: float) -> None:
         self.in_flight = 0
-        self.area = 0.0  # request-seconds since `since`
+        self.area = 0.0  # request-seconds since `since`, but for those in flight
         self.arrivals = 0
         self.since = now
-        self.changed = now
         self.announced = 1  # of the next report's numbers, how much was sent at once
 
     def average(self, now: float) -> float:
-        self.area += self.in_flight * (now - self.changed)
-        self.changed = now
         elapsed = now - self.since
-        return self.area / elapsed if elapsed > 0 else 0.0
+        return self.area / elapsed + self.in_flight if elapsed > 0 else 0.0
 
     def restart(self, now: float) -> None:
         self.area = 0.0
@@ -66,8 +64,7 @@ class LoadMeter:
             entry = self._entries[revision] = _Entry(now)
             entry.in_flight = entry.arrivals = 1
             return True
-        entry.area += entry.in_flight * (now - entry.changed)
-        entry.changed = now
+        entry.area -= now - entry.since
         entry.in_flight += 1
         entry.arrivals += 1
         return False
@@ -75,8 +72,7 @@ class LoadMeter:
     def depart(self, revision: RevisionId, now: float) -> None:
         """A request that arrived has its answer, or its client left."""
         entry = self._entries[revision]
-        entry.area += entry.in_flight * (now - entry.changed)
-        entry.changed = now
+        entry.area += now - entry.since
         entry.in_flight -= 1
 
     def report(self, now: float) -> tuple[Stat, ...]:

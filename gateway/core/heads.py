@@ -225,10 +225,12 @@ class ResponseHead:
         "upgrade",
     )
 
-    def __init__(self, status: int, reason: bytes, persistent: bool, fields: bytes, end: int) -> None:
+    def __init__(
+        self, status: int, reason: bytes, persistent: bool, fields: bytes, end: int, line: bytes | None = None
+    ) -> None:
         self.status = status
         self.reason = reason
-        self.line: bytes | None = None  # the status line as we write it, where it is known already
+        self.line = line or b"HTTP/1.1 %d %b" % (status, reason)  # as we write it
         self.persistent = persistent
         self.keep_alive = persistent
         self.fields = fields
@@ -541,8 +543,7 @@ def parse_response(data: bytes, start: int = 0, limits: HeadLimits = DEFAULT_LIM
     end = match.end()
     if end - start > limits.unchecked:
         _check_response_limits(data, start, end - 4, limits)
-    head = ResponseHead(int(status), reason, True, plain, end)
-    head.line = line
+    head = ResponseHead(int(status), reason, True, plain, end, line)
     if length is not None:
         head.content_length = int(length)
     if rest or head.status < 200 or head.status == 204:
@@ -587,7 +588,6 @@ def parse_response_slowly(data: bytes, start: int = 0, limits: HeadLimits = DEFA
     minor, status, reason = match.groups()
     lines = [normalised(raw, UpstreamProtocolError) for raw in section[:-2].split(b"\r\n")] if section else []
     head = ResponseHead(int(status), reason or b"", minor == b"1", b"", end + 4)
-    head.line = b"HTTP/1.1 %b %b" % (status, head.reason)
     head.fields = _record(_RESPONSE_SPECIAL, RESPONSE_FIELDS, head, _section(lines))
     check_response(head)
     return head
@@ -695,5 +695,4 @@ def _record(
 def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"") -> bytes:
     """The bytes of a response head; `framing` is the framing and connection fields as complete lines, `content` what
     leaves with the head."""
-    line = head.line or b"HTTP/1.1 %d %b" % (head.status, head.reason)
-    return b"".join((line, head.fields, framing, b"\r\n", content))
+    return b"".join((head.line, head.fields, framing, b"\r\n", content))

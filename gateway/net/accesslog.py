@@ -117,8 +117,11 @@ class AccessLog:
         second = int(when)
         if second != self._second:
             self._stamp(second)
-        seconds, millionths = divmod(int(duration * 1e6), 1_000_000)
-        thousandths, millionths = divmod(millionths, 1000)
+        thousandths, millionths = divmod(int(duration * 1e6), 1000)
+        seconds = b"0"
+        if thousandths >= 1000:
+            whole, thousandths = divmod(thousandths, 1000)
+            seconds = b"%d" % whole
         agent = self._agents.get(user_agent)
         if agent is None:
             agent = self._agent(user_agent)
@@ -130,7 +133,7 @@ class AccessLog:
             target,
             _SMALL[status],
             _SMALL[sent] if sent < 1000 else b"%d" % sent,
-            _SMALL[seconds] if seconds < 1000 else b"%d" % seconds,
+            seconds,
             _PADDED[thousandths],
             _PADDED[millionths],
             revision,

@@ -472,29 +472,33 @@ class Downstream(asyncio.Protocol):
         self._keep = head.keep_alive and left != 0 and not listener.draining
         self._persistent = head.persistent
         self._method = head.method
-        self._body = body = request_body(head)
-        if body is None:
-            self._phase = _PENDING
-        else:
-            self._phase = _BODY
-            limit = listener.limits.max_body
-            if limit:
-                if head.content_length is not None and head.content_length > limit:
-                    self._refuse(too_large(limit), head)
-                    return
-                self._body = CountedReader(body, limit)
-            self.resume()
-        begin = listener.begin
-        exchange = begin(self, head)
-        if exchange is None:
+        if head.chunked or head.content_length:
+            self._start_with_body(head)
             return
-        self._exchange = exchange
-        if self._body is not None:
-            if self._buffer:
-                rest, self._buffer = self._buffer, b""
-                self._feed(rest)
-            elif head.other(b"expect") is None:
-                self._watch_rate()
+        self._phase = _PENDING
+        begin = listener.begin
+        self._exchange = begin(self, head)
+
+    def _start_with_body(self, head: RequestHead) -> None:
+        listener = self._listener
+        self._body = body = request_body(head)
+        assert body is not None
+        self._phase = _BODY
+        limit = listener.limits.max_body
+        if limit:
+            if head.content_length is not None and head.content_length > limit:
+                self._refuse(too_large(limit), head)
+                return
+            self._body = CountedReader(body, limit)
+        self.resume()
+        self._exchange = listener.begin(self, head)
+        if self._exchange is None:
+            return
+        if self._buffer:
+            rest, self._buffer = self._buffer, b""
+            self._feed(rest)
+        elif head.other(b"expect") is None:
+            self._watch_rate()
 
     def _feed(self, data: bytes) -> None:
         body = self._body
@@ -588,15 +592,14 @@ class Downstream(asyncio.Protocol):
 
     def respond_whole(self, head: ResponseHead, content: bytes) -> None:
         """Send a response of known length and finish."""
-        if self._body is not None:
-            self._keep = False
-        self._chunked = False
-        if self._keep and self._persistent:
-            framing = b""
+        if self._keep and self._persistent and self._body is None:
+            self._transport.write(b"".join((head.line, head.fields, b"\r\n", content)))
+            self._finished()
         else:
-            framing = b"connection: keep-alive\r\n" if self._keep else b"connection: close\r\n"
-        self._transport.write(serialise_response(head, framing, content))
-        self._finished()
+            self.respond(head, has_body=True, hold=True)
+            if content:
+                self.write(content)
+            self.finish([])
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""
@@ -632,7 +635,8 @@ class Downstream(asyncio.Protocol):
             self._close_gently()
             return
         self._phase = _HEAD
-        deadline = self._deadline = self._listener.loop.time() + self._listener.keep_alive_timeout
+        listener = self._listener
+        deadline = self._deadline = listener.loop.time() + listener.keep_alive_timeout
         if deadline < self._timer_at:
             self.set_deadline(deadline)
         if self._buffer or not self._reading:

@@ -234,7 +234,7 @@ class Upstream(asyncio.Protocol):
         ):
             self._buffer = b""
             self._interims = 0
-            sink.response_whole(head, data[head.end :], head.keep_alive and not self._transport.is_closing())
+            sink.response_whole(head, data[head.end :], head.keep_alive and not self.is_closing())
             return
         while head is not None and head.status < 200:
             data = data[head.end :]
