@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.config import Limits
-from gateway.net import downstream2
+from gateway.net import downstream2, stream2
 from tests.sockets.http2 import (
     ACK,
     CONTINUATION,
@@ -338,7 +338,7 @@ async def test_a_client_that_grants_no_window(
     gateway: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its responses wait, a read of the endpoint each, until SEND_TIMEOUT resets them; and no place is held."""
-    monkeypatch.setattr(downstream2, "SEND_TIMEOUT", 0.1)
+    monkeypatch.setattr(stream2, "SEND_TIMEOUT", 0.1)
     client.set(INITIAL_WINDOW_SIZE, 0)
     numbers = [client.ask() for _ in range(20)]
     for number in numbers:

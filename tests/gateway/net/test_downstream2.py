@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gateway.core.http1 import RequestHead
     from gateway.errors import GatewayError
-    from gateway.net.downstream2 import Stream
+    from gateway.net.stream2 import Stream
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
 START = [(b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a.example")]
