@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,8 @@ from gateway import feed as module
 from gateway.contract import (
     FEED_PATH,
     Ack,
+    Certificate,
+    CertificateId,
     ContractError,
     Hello,
     Revision,
@@ -269,18 +273,22 @@ async def test_the_snapshot_file_serves_a_start_without_controller(
     """What was last applied is there again after a restart, in a file for the owner's eyes."""
     monkeypatch.setattr(module, "_SAVE_DELAY", 0.0)
     path = tmp_path / "snapshot.json"
+    key = CertificateId("default", "tls")
+    whole = replace(WHOLE, certificates={key: Certificate(key, ("a.test",), "CHAIN", "PRIVATE")})
+    (tmp_path / f".{path.name}.{os.getpid()}").touch(0o644)  # as another program could have left it
     controller = Controller()
     async with controller.listening():
         feed = follow(controller, snapshot_file=path)
-        await (await controller.connection()).send_str(serialise_message(WHOLE))
+        await (await controller.connection()).send_str(serialise_message(whole))
         await until(path.exists)
     assert path.stat().st_mode & 0o777 == 0o600
     assert names(tmp_path) == [path.name]
+    assert "PRIVATE" in path.read_text(), "certificates with their keys are part of the state"
     given.clear()
     restarted = follow(controller, snapshot_file=path)
     await until(lambda: restarted.ready)
     assert restarted.snapshot == feed.snapshot
-    assert [update for update, _ in given] == [WHOLE]
+    assert [update for update, _ in given] == [whole]
 
 
 @pytest.mark.parametrize(
