@@ -8,14 +8,17 @@ from 200 to 399 where the revision has an HTTP probe, or a gRPC health check tha
 protocol that the requests will come in; where that is yet to be found out, in HTTP/1.1 and HTTP/2 by turns. The first
 attempt is made at once, then:
 
-- every 10 to 25 ms for 3 s. The more endpoints are being probed the longer the interval (0.25 ms for each), which
-  bounds one worker at 4,000 attempts a second: a hundred services that start together need the CPU for starting;
+- every 10 ms for 3 s;
 - every 100 ms up to 10 s;
 - every second from then on, for as long as the endpoint exists. A process that crashes at start costs next to nothing.
 
+The more endpoints are being probed the longer the interval, 0.25 ms for each at least, which bounds one worker at 4,000
+attempts a second: a hundred services that start together need the CPU for starting.
+
 A refused connect on the same machine is known from the system call itself, so an attempt is a socket, a `connect` and
 a `close` without any task (about 40 µs). Only a connect in progress and an HTTP exchange run as tasks; there are
-at most `limit` of these, and an attempt beyond waits for its next turn.
+at most `limit` of these. Attempts that are due wait in a queue, first come first served, and a turn of the loop makes
+PER_TURN of them at most: a worker that starts among ten thousand services serves the first before it knows the last.
 
 The result arrives as a callback in the same turn of the loop, which is where waiting requests are sent out.
 """
@@ -25,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -37,11 +41,13 @@ if TYPE_CHECKING:
     from gateway.contract import Endpoint, Probe
     from gateway.core.onecall import OneCall
 
-__all__ = ["Prober", "interval"]
+__all__ = ["PER_TURN", "Prober", "interval"]
 
-_FAST, _FAST_MAX, _PER_PROBED = 0.010, 0.025, 0.00025
+PER_TURN = 50
+"""Attempts in one turn of the loop: 2 ms."""
+
 _FAST_UNTIL, _MEDIUM_UNTIL = 3.0, 10.0
-_MEDIUM, _SLOW = 0.100, 1.0
+_FAST, _MEDIUM, _SLOW, _PER_PROBED = 0.010, 0.100, 1.0, 0.00025
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 _STATUS_LINE_LIMIT = 8192
@@ -51,9 +57,8 @@ _USER_AGENT = "kube-probe/zerogate"  # applications know the prefix and keep suc
 
 def interval(age: float, probed: int) -> float:
     """Seconds to the next attempt for an endpoint probed for `age` seconds, one of `probed` endpoints."""
-    if age < _FAST_UNTIL:
-        return min(_FAST_MAX, max(_FAST, probed * _PER_PROBED))
-    return _MEDIUM if age < _MEDIUM_UNTIL else _SLOW
+    wanted = _FAST if age < _FAST_UNTIL else _MEDIUM if age < _MEDIUM_UNTIL else _SLOW
+    return max(wanted, probed * _PER_PROBED)
 
 
 class _Target:
@@ -80,6 +85,8 @@ class Prober:
         self._limit = limit
         self._targets: dict[Hashable, _Target] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due: deque[tuple[Hashable, _Target]] = deque()
+        self._has_turn = False
         self.failures = 0
 
     def __len__(self) -> int:
@@ -95,7 +102,7 @@ class Prober:
         """
         self.stop(key)
         target = self._targets[key] = _Target(endpoint, probe, passed, self._loop.time())
-        target.timer = self._loop.call_soon(self._attempt, key, target)
+        self._fall_due(key, target)
 
     def stop(self, key: Hashable) -> None:
         """Stop probing; `passed` will not be called any more."""
@@ -114,10 +121,28 @@ class Prober:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _fall_due(self, key: Hashable, target: _Target) -> None:
+        target.timer = None
+        self._due.append((key, target))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Have a turn of the loop for what is due, unless the tasks are as many as may be: the end of one goes on."""
+        if self._due and not self._has_turn and len(self._tasks) < self._limit:
+            self._has_turn = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._has_turn = False
+        for _ in range(min(len(self._due), PER_TURN)):
+            if len(self._tasks) >= self._limit:
+                return
+            key, target = self._due.popleft()
+            if self._targets.get(key) is target:
+                self._attempt(key, target)
+        self._go_on()
+
     def _attempt(self, key: Hashable, target: _Target) -> None:
-        if len(self._tasks) >= self._limit:
-            self._again(key, target)
-            return
         try:
             sock, connected = _dial(target.endpoint)
         except OSError:
@@ -130,9 +155,13 @@ class Prober:
         task = self._loop.create_task(self._exchange(key, target, sock, connected), name=f"probe {target.endpoint.pod}")
         target.task = task
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         # Here and not in the task: one that is cancelled before its first step would never close it.
         task.add_done_callback(lambda _: sock.close())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._go_on()
 
     async def _exchange(self, key: Hashable, target: _Target, sock: socket.socket, connected: bool) -> None:
         passes = False
@@ -209,7 +238,7 @@ class Prober:
 
     def _again(self, key: Hashable, target: _Target) -> None:
         delay = interval(self._loop.time() - target.since, len(self._targets))
-        target.timer = self._loop.call_later(delay, self._attempt, key, target)
+        target.timer = self._loop.call_later(delay, self._fall_due, key, target)
 
 
 def _is_connect(probe: Probe) -> bool:

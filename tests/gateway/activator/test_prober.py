@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived
 
-from gateway.activator.prober import Prober, interval
+from gateway.activator.prober import PER_TURN, Prober, interval
 from gateway.contract import Endpoint, Probe
 
 if TYPE_CHECKING:
@@ -28,10 +29,18 @@ async def prober() -> AsyncIterator[Prober]:
 
 @pytest.mark.parametrize(
     ("age", "probed", "expected"),
-    [(0.0, 1, 0.010), (2.9, 40, 0.010), (0.0, 60, 0.015), (0.0, 1000, 0.025), (3.0, 1, 0.1), (10.0, 1, 1.0)],
+    [
+        (0.0, 1, 0.010),
+        (2.9, 40, 0.010),
+        (0.0, 60, 0.015),
+        (0.0, 1000, 0.25),
+        (3.0, 1, 0.1),
+        (10.0, 1, 1.0),
+        (10.0, 8000, 2),
+    ],
 )
 def test_interval(age: float, probed: int, expected: float) -> None:
-    """10 to 25 ms by the number of probed endpoints, 100 ms after 3 s, 1 s after 10 s."""
+    """10 ms, 100 ms after 3 s, 1 s after 10 s; and 0.25 ms for each endpoint that is probed, at least."""
     assert interval(age, probed) == expected
 
 
@@ -95,6 +104,19 @@ async def test_attempts_at_once_are_bounded(upstream, until) -> None:
     prober.start("other", other.endpoint, Probe("/"), lambda: failures.append(prober.failures))
     await until(lambda: failures)
     assert failures[0] >= 1
+    await prober.close()
+
+
+async def test_many_endpoints_do_not_hold_up_the_loop(upstream, until) -> None:
+    """Those that fall due together are attempted PER_TURN at a time; in between the loop does other work."""
+    prober, endpoint = Prober(), (await upstream()).endpoint
+    passed: list[int] = []
+    for number in range(4 * PER_TURN):
+        prober.start(number, endpoint, Probe(), partial(passed.append, number))
+    await asyncio.sleep(0)
+    assert len(passed) <= PER_TURN
+    await until(lambda: not len(prober))
+    assert set(passed) == set(range(4 * PER_TURN))
     await prober.close()
 
 
