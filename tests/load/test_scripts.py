@@ -74,6 +74,13 @@ def test_the_benchmark_of_routes_runs() -> None:
     assert [line.count("|") for line in printed.splitlines() if line.startswith("| 100")].count(6) >= 3
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="nginx is not installed")
+def test_idle_connections_cost_little_memory() -> None:
+    """The script's own bar, with enough connections to notice a buffer for each."""
+    assert "is met" in python("load/memory.py", "--connections", "2000")
+
+
 def test_podstart_imports() -> None:
     """It has no options; whatever it takes from the platform is still there."""
     python("-c", "import runpy; runpy.run_path('load/podstart.py')")
