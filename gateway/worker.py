@@ -265,6 +265,7 @@ class Worker:
         plain = (
             ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
             ("downstream_http2_connections", "gauge", "Those of them that speak HTTP/2.", traffic.http2_connections),
+            ("http2_pending_bytes", "gauge", "Content that waits for clients of HTTP/2.", traffic.http2_pending),
             ("upstream_connections", "gauge", "Open connections to endpoints.", self.pools.open),
             ("routes", "gauge", "Hosts that are routed, by listener and name.", len(self.exchanges.routes)),
             ("tls_certificates", "gauge", "Certificates in the routing state.", len(self.certificates or ())),

@@ -62,6 +62,7 @@ class WorkerTraffic:
         "downstream_connections",
         "http2_connections",
         "http2_faults",
+        "http2_pending",
         "limit_refusals",
         "local_replies",
         "log_dropped",
@@ -75,6 +76,7 @@ class WorkerTraffic:
     def __init__(self) -> None:
         self.downstream_connections = 0
         self.http2_connections = 0
+        self.http2_pending = 0  # bytes of responses that wait for their clients
         self.http2_faults: Counter[str] = Counter()  # connections ended for what the client did, by error code
         self.local_replies: Counter[str] = Counter()
         self.limit_refusals: Counter[str] = Counter()

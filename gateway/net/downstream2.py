@@ -18,8 +18,9 @@ MAX_OUTPUT unsent bytes the client is not read either, so answers to frames that
 
 What a client may do for free has a budget, after which it is sent away (GOAWAY, ENHANCE_YOUR_CALM): resets, by whoever
 (rapid reset, CVE-2023-44487, and the ways to make a server send them); and frames that carry nothing (SETTINGS,
-PRIORITY, unknown ones, empty DATA, PING and WINDOW_UPDATE out of proportion). Streams beyond MAX_STREAMS, or beyond
-MAX_PENDING bytes that the client does not take, are refused, which costs the same budget as a reset.
+PRIORITY, unknown ones, empty DATA, PING and WINDOW_UPDATE out of proportion). Streams beyond MAX_STREAMS are refused,
+and so are, once the content that clients do not take is more than WORKER_PENDING in all, new ones of a connection that
+has more than MAX_PENDING of it; a refused stream costs the same budget as a reset.
 
 A request that is answered before it is complete is reset with NO_ERROR behind the answer (RFC 9113 section 8.1). One
 that is malformed gets a 400 and then PROTOCOL_ERROR, so that people see why and programs see what the RFC says.
@@ -73,7 +74,9 @@ __all__ = ["Connection"]
 MAX_STREAMS = 128
 CONNECTION_WINDOW = 1024 * 1024
 MAX_OUTPUT = 256 * 1024
-MAX_PENDING = 8 * 1024 * 1024
+# A read of an endpoint is 250 KiB at most, and a client with many downloads has one pending for each.
+MAX_PENDING = 1024 * 1024
+WORKER_PENDING = 128 * 1024 * 1024
 LINGER_TIMEOUT = 5.0
 DRAIN_WAIT = 1.0
 # Two full sets of streams at once; in the long run what a client could do with requests as well.
@@ -236,7 +239,7 @@ class Connection(asyncio.Protocol):
         if self._draining and self._goaway_at == inf:
             self._ignore(number)  # beyond the last stream of our GOAWAY: the client sends it elsewhere (section 6.8)
             return
-        if len(self._streams) >= MAX_STREAMS or self._pending > MAX_PENDING:
+        if len(self._streams) >= MAX_STREAMS or self._takes_too_little():
             self.dismiss(number, ErrorCode.REFUSED_STREAM)
             self.spend_reset()
             return
@@ -382,6 +385,13 @@ class Connection(asyncio.Protocol):
         if not self._reset_budget.spend(self.loop.time()):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "There are too many streams that are reset.")
 
+    def _takes_too_little(self) -> bool:
+        return self._pending > MAX_PENDING and self.listener.traffic.http2_pending > WORKER_PENDING
+
+    def _count_pending(self, change: int) -> None:
+        self._pending += change
+        self.listener.traffic.http2_pending += change
+
     # --- to the client ------------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
@@ -444,7 +454,7 @@ class Connection(asyncio.Protocol):
 
     def wait(self, stream: Stream, size: int) -> None:
         """`size` bytes more of a stream are pending; it takes its turn as soon as its own window allows."""
-        self._pending += size
+        self._count_pending(size)
         if stream.send_window > 0:
             self._ready[stream] = None
         self._arm(stream.stalled_by)
@@ -455,7 +465,7 @@ class Connection(asyncio.Protocol):
         while ready and self.room() > 0:
             stream = next(iter(ready))
             del ready[stream]
-            self._pending -= stream.send_some(min(MAX_FRAME, self._send_window))
+            self._count_pending(-stream.send_some(min(MAX_FRAME, self._send_window)))
             if stream.send_window > 0 and stream.queued:
                 ready[stream] = None
 
@@ -485,7 +495,8 @@ class Connection(asyncio.Protocol):
         """A stream is closed on both sides."""
         del self._streams[stream.number]
         self._ready.pop(stream, None)
-        self._pending -= stream.queued
+        if stream.queued:
+            self._count_pending(-stream.queued)
         if self._streams or self._closing:
             return
         if self._draining and self._goaway_at == inf:

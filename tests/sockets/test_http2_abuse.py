@@ -348,14 +348,19 @@ async def test_a_client_that_grants_no_window(
 
 
 async def test_pending_content_is_bounded(gateway: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond MAX_PENDING bytes that the client does not take, its new streams are refused."""
+    """Where clients leave too much lying, new streams of those that do are refused; of others they are not."""
     monkeypatch.setattr(downstream2, "MAX_PENDING", 10)
+    monkeypatch.setattr(downstream2, "WORKER_PENDING", 10)
     client.set(INITIAL_WINDOW_SIZE, 0)
     numbers = [client.ask() for _ in range(8)]
     for number in numbers:
         await client.until(lambda number=number: client.answers[number].status != 0)
     refused = await client.get()
     assert refused.reset == REFUSED_STREAM
+    assert gateway.traffic.http2_pending == 16
+    other = Client(*await gateway.connect())
+    assert (await other.get()).body == b"hi"
+    other.writer.close()
     client.set(INITIAL_WINDOW_SIZE, 65535)
     for number in numbers:
         assert (await client.answer(number)).body == b"hi"

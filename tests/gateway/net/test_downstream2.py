@@ -214,6 +214,7 @@ class Session:
         self.connection.connection_lost(None)
         assert not self.connection._streams
         assert not self.connection._pending
+        assert not self.connection.listener.traffic.http2_pending
         assert all(exchange.is_over for exchange in self.exchanges)
 
 
