@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 RESOURCES_AVAILABLE = "ResourcesAvailable"
 CONTAINER_HEALTHY = "ContainerHealthy"
 ACTIVE = "Active"
+STARTABLE = "Startable"
 
 CONDITIONS = conditions.ConditionSet(dependents=(RESOURCES_AVAILABLE, CONTAINER_HEALTHY))
-"""`Active` is informational: a Revision scaled to zero is Ready."""
+"""`Active` is informational: a Revision scaled to zero is Ready. So is `Startable`, which is there since its pods could
+not start for the first time, and False while they can't: then it is no use to wait for them."""
 
 DEFAULT_PORT = 8080
 USER_PORT_NAME = "user-port"

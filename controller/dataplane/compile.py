@@ -184,12 +184,9 @@ def queue_timeout(obj: JsonObject) -> float | None:
 
 
 def failure(view: revisions.Revision) -> str:
-    """Why the pods that are wanted now can't start, "" if they may. A revision at zero is given another try: what its
-    last pods died of says nothing certain about the next."""
-    if conditions.status_of(view.conditions, revisions.ACTIVE) == conditions.FALSE:
-        return ""
-    found = [conditions.get(view.conditions, type_) for type_ in revisions.CONDITIONS.dependents]
-    return next((one.message or one.reason for one in found if one is not None and one.is_false), "")
+    """Why the pods that are wanted now can't start, "" if they may."""
+    startable = conditions.get(view.conditions, revisions.STARTABLE)
+    return (startable.message or startable.reason) if startable is not None and startable.is_false else ""
 
 
 def _seconds(value: int | None) -> float | None:

@@ -41,7 +41,15 @@ from controller.apis.meta import (
     uid_of,
 )
 from controller.apis.podautoscaler import REACHABLE, UNKNOWN_REACHABILITY, UNREACHABLE
-from controller.apis.revision import ACTIVE, CONDITIONS, CONTAINER_HEALTHY, RESOURCES_AVAILABLE, Revision, parse
+from controller.apis.revision import (
+    ACTIVE,
+    CONDITIONS,
+    CONTAINER_HEALTHY,
+    RESOURCES_AVAILABLE,
+    STARTABLE,
+    Revision,
+    parse,
+)
 from controller.reconcile.children import deployment as deployment_child
 from controller.reconcile.children import podautoscaler as podautoscaler_child
 from controller.reconcile.children import services as service_child
@@ -72,6 +80,7 @@ HOPELESS = frozenset(
 """Reasons of a waiting container that waiting doesn't cure."""
 
 
+_CRASH_LOOP = "CrashLoopBackOff"
 _START_ERROR = "StartError"
 """How a container runtime calls the end of what never began; between two attempts that is all a crash loop shows."""
 
@@ -140,6 +149,7 @@ def reconcile(seen: ObservedRevision, config: Config, now: datetime) -> Plan:
     autoscaler = podautoscaler.parse(seen.autoscaler) if seen.autoscaler else None
     judged = _judge_autoscaler(autoscaler, judged, before)
     found = _marked(found, judged, _active(autoscaler), now)
+    found = _mark_startable(found, _stuck(seen, judged), now)
     scales = {
         "actualReplicas": autoscaler.actual_scale if autoscaler else None,
         "desiredReplicas": autoscaler.desired_scale if autoscaler else None,
@@ -263,6 +273,28 @@ def _judge_containers(pod: JsonObject, judged: Verdicts) -> Verdicts:
 
 def _succeeded_init(status: JsonObject) -> bool:
     return bool((status.get("state") or {}).get("terminated", {}).get("exitCode") == 0)
+
+
+def _stuck(seen: ObservedRevision, judged: Verdicts) -> Verdict | None:
+    """Why the pods there are will not start by themselves soon. A container that crashed and is running again is none:
+    after the first crash it is restarted at once."""
+    live = [pod for pod in seen.pods if not is_deleting(pod)]
+    if not live or _count(seen.deployment, "readyReplicas") > 0:
+        return None
+    for status in _status(live[0]).get("containerStatuses") or ():
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        ended = (status.get("lastState") or {}).get("terminated")
+        if waiting.get("reason") in HOPELESS:
+            return _copied(waiting, FALSE)
+        if waiting.get("reason") == _CRASH_LOOP and ended:
+            return replace(_ended(ended), reason=_CRASH_LOOP)
+    return judged.resources if judged.resources.reason == PROGRESS_DEADLINE_EXCEEDED else None
+
+
+def _mark_startable(found: Conditions, stuck: Verdict | None, now: datetime) -> Conditions:
+    if stuck is not None:
+        return CONDITIONS.mark_false(found, STARTABLE, stuck.reason, stuck.message, now)
+    return found if conditions.get(found, STARTABLE) is None else CONDITIONS.mark_true(found, STARTABLE, now)
 
 
 def _ended(terminated: JsonObject) -> Verdict:

@@ -151,6 +151,28 @@ def test_cannot_be_started(deploying):
     assert condition(passes(deploying)) == ("False", "RunContainerError", "no such file")
 
 
+def test_pods_that_cannot_start_are_not_waited_for(deploying):
+    """Startable is False in a crash loop and when the image or configuration is wrong; not after one crash, which is
+    restarted at once; and True again with the first ready pod."""
+    deployment_status(deploying, conditions=[progressing("True")])
+    autoscaler_status(deploying, ready="Unknown", initialised=False)
+    assert "Startable" not in {one["type"] for one in deploying.find(kinds.REVISION, NAME)["status"]["conditions"]}
+    ended = {"exitCode": 3, "message": "no database"}
+    pod(deploying, terminated=ended)
+    passes(deploying)
+    assert "Startable" not in {one["type"] for one in deploying.find(kinds.REVISION, NAME)["status"]["conditions"]}
+    pod(deploying, waiting={"reason": "CrashLoopBackOff", "message": "back-off"}, terminated=ended)
+    assert condition(passes(deploying), "Startable") == (
+        *("False", "CrashLoopBackOff", "Container failed with: no database"),
+    )
+    pod(deploying, terminated=ended)
+    assert condition(passes(deploying), "Startable")[0] == "True"
+    pod(deploying, waiting={"reason": "ErrImagePull", "message": "no such image"})
+    assert condition(passes(deploying), "Startable") == ("False", "ErrImagePull", "no such image")
+    deploying.settle()
+    assert condition(deploying, "Startable")[0] == "True"
+
+
 def test_never_listens(deploying):
     """A container that runs without listening fails at the progress deadline, with what its readiness says."""
     late = progressing("False", "ProgressDeadlineExceeded", "has timed out progressing")
