@@ -30,6 +30,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
+from gateway.core.budget import Budget
 from gateway.core.frames import (
     DEFAULT_WINDOW,
     MAX_FRAME,
@@ -69,6 +70,7 @@ MAX_INTERIM = 16  # as in net.upstream
 UNTOLD_STREAMS = 100  # at once, at a peer that says nothing; the least RFC 9113 section 6.5.2 recommends
 MAX_OUT = 64 * 1024
 LAST_STREAM = 2**31 - 1  # a day at 12,000 a second
+QUESTIONS_BURST, QUESTIONS_RATE = 1000, 200.0  # SETTINGS and PING without content between them
 LINGER = 5.0
 SILENCE = 15.0
 PING_INTERVAL = 330.0
@@ -105,8 +107,9 @@ class Upstream2(asyncio.Protocol):
     `heard` says whether anything came since the last `check`."""
 
     __slots__ = (
-        "_greeting",
+        "_budget",
         "_held",
+        "_is_free",
         "_last_stream",
         "_loop",
         "_open",
@@ -147,6 +150,8 @@ class Upstream2(asyncio.Protocol):
         self._out_size = 0
         self._waiting: deque[Stream] = deque()
         self._held: list[Stream] = []
+        self._budget = Budget(QUESTIONS_BURST, QUESTIONS_RATE, self._loop.time())
+        self._is_free = True  # the next question, because something else came with it
         self._retired = False
         self.limit = UNTOLD_STREAMS
         self.initial_window = DEFAULT_WINDOW
@@ -314,6 +319,7 @@ class Upstream2(asyncio.Protocol):
     # --- from the reader ----------------------------------------------------------------------------------------------
 
     def data(self, stream: int, data: bytes, size: int, end: bool) -> None:
+        self._is_free = True
         self._receivable -= size
         if self._receivable < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "There was more content than the window allows.")
@@ -395,7 +401,11 @@ class Upstream2(asyncio.Protocol):
             self._close()
 
     def _answer(self, frame: bytes) -> None:
-        """Send what the peer is owed, unless it asks and asks and does not read."""
+        """Send what the peer is owed, unless it asks and asks, or does not read."""
+        if self._is_free:
+            self._is_free = False
+        elif not self._budget.spend(self._loop.time()):
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "There are too many questions.")
         if self.write_paused:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "There are more questions than answers are read.")
         self.write(frame)
