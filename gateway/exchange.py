@@ -84,8 +84,12 @@ _log = logging.getLogger(__name__)
 class Load(Protocol):
     """Who counts the load of each revision for the autoscaler."""
 
-    def arrive(self, revision: RevisionId, now: float, /) -> None:
-        """A request for the revision is here; it counts until `depart`, while it waits as well."""
+    def arrive(self, revision: RevisionId, now: float, /) -> bool:
+        """A request for the revision is here; it counts until `depart`, while it waits as well. True: the revision was
+        idle, so `announce` it."""
+
+    def announce(self, revision: RevisionId) -> None:
+        """Its first request can't wait for the next report."""
 
     def depart(self, revision: RevisionId, now: float, /) -> None:
         """A request that arrived has been answered, or its client has left."""
@@ -281,7 +285,9 @@ class Exchange:
         self._served = served
         host = rule.rewrite_host or head.host or b""
         self._wire_head = request_head(head, host, destination.additions, downstream.peer, request_id)
-        shared.load.arrive(revision, self._started)
+        load = shared.load
+        if load.arrive(revision, self._started):
+            load.announce(revision)
         served.traffic.in_flight += 1
         lease = shared.activator.try_acquire(revision)
         if lease is not None:

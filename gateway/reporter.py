@@ -35,19 +35,21 @@ REPORT_PERIOD = 1.0
 class Reporter:
     """The load of one worker. `poke` and `report` take what is to be sent and must not block."""
 
-    __slots__ = ("_meter", "_poke", "_report", "depart")
+    __slots__ = ("_meter", "_poke", "_report", "arrive", "depart")
 
     def __init__(self, *, poke: Callable[[Stat], None], report: Callable[[Stats], None]) -> None:
         self._meter = LoadMeter()
         self._poke = poke
         self._report = report
+        self.arrive = self._meter.arrive
+        """A request for `revision` came at `now`, on perf_counter's clock. To be followed by exactly one `depart`, and
+        by `announce` first if this says True."""
         self.depart = self._meter.depart
         """A request for `revision` that arrived is over at `now`, however it ended."""
 
-    def arrive(self, revision: RevisionId, now: float) -> None:
-        """A request for `revision` came, at `now` on perf_counter's clock. To be followed by exactly one `depart`."""
-        if self._meter.arrive(revision, now):
-            self._poke(Stat(revision, 1.0, 1.0))
+    def announce(self, revision: RevisionId) -> None:
+        """Tell at once that an idle revision has a request."""
+        self._poke(Stat(revision, 1.0, 1.0))
 
     async def run(self) -> NoReturn:
         """Report every second, until cancelled. A late turn is not made up for: the averages know how long it was."""

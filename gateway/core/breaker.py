@@ -30,27 +30,19 @@ UNLIMITED = 2**31 - 1
 class Breaker(Generic[T]):
     """`capacity` places and a queue of at most `queue_limit` waiters, which must be hashable and distinct."""
 
-    __slots__ = ("_capacity", "_in_flight", "_queue", "_queue_limit")
+    __slots__ = ("_queue", "_queue_limit", "capacity", "in_flight")
 
     def __init__(self, *, capacity: int, queue_limit: int) -> None:
-        self._capacity = capacity
-        self._in_flight = 0
+        self.capacity = capacity
+        """Places there are now, taken ones included; UNLIMITED for no limit. Changed by `resize` only."""
+        self.in_flight = 0
+        """Places taken, those of woken waiters included."""
         # Ordered by arrival; a mapping because a client that leaves must free its place without a scan of the queue.
         self._queue: OrderedDict[T, None] = OrderedDict()
         self._queue_limit = queue_limit
 
     def __repr__(self) -> str:
-        return f"<Breaker {self._in_flight}/{self._capacity}, {len(self._queue)}/{self._queue_limit} waiting>"
-
-    @property
-    def capacity(self) -> int:
-        """Places there are now, taken ones included; UNLIMITED for no limit."""
-        return self._capacity
-
-    @property
-    def in_flight(self) -> int:
-        """Places taken, those of woken waiters included."""
-        return self._in_flight
+        return f"<Breaker {self.in_flight}/{self.capacity}, {len(self._queue)}/{self._queue_limit} waiting>"
 
     @property
     def waiting(self) -> int:
@@ -59,9 +51,9 @@ class Breaker(Generic[T]):
 
     def try_admit(self) -> bool:
         """Take a free place. By the second law nobody waits when one is free, so this never overtakes the queue."""
-        if self._in_flight >= self._capacity:
+        if self.in_flight >= self.capacity:
             return False
-        self._in_flight += 1
+        self.in_flight += 1
         return True
 
     def enqueue(self, waiter: T) -> bool:
@@ -80,12 +72,12 @@ class Breaker(Generic[T]):
 
     def release(self) -> list[T]:
         """Give a place back; returns the waiters that now have one."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         return self._admit() if self._queue else []
 
     def resize(self, capacity: int) -> list[T]:
         """Change the number of places; returns the waiters that now have one."""
-        self._capacity = capacity
+        self.capacity = capacity
         return self._admit()
 
     def clear(self) -> list[T]:
@@ -96,7 +88,7 @@ class Breaker(Generic[T]):
 
     def _admit(self) -> list[T]:
         woken: list[T] = []
-        while self._queue and self._in_flight < self._capacity:
+        while self._queue and self.in_flight < self.capacity:
             woken.append(self._queue.popitem(last=False)[0])
-            self._in_flight += 1
+            self.in_flight += 1
         return woken

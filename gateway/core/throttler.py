@@ -105,8 +105,10 @@ class Throttler(Generic[T]):
 
     def try_acquire(self, point: float) -> Place | None:
         """A place for one request, its slot taken; None when every slot is."""
-        if not self._breaker.try_admit():
+        breaker = self._breaker  # its `try_admit`, written out: every request comes this way
+        if breaker.in_flight >= breaker.capacity:
             return None
+        breaker.in_flight += 1
         place = self._only or self._choose(point)
         place.in_flight += 1
         return place
@@ -133,7 +135,11 @@ class Throttler(Generic[T]):
             if place.in_flight == 1:
                 self._leaving.pop(place.id, None)
         place.in_flight -= 1
-        woken = self._breaker.release()
+        breaker = self._breaker
+        if breaker.in_flight < breaker.capacity:  # then nobody waits: the breaker's second law
+            breaker.in_flight -= 1
+            return []
+        woken = breaker.release()
         return self._placed(woken) if woken else []
 
     def update(self, endpoints: Iterable[Endpoint], container_concurrency: int) -> Woken[T]:

@@ -442,7 +442,17 @@ class Downstream(asyncio.Protocol):
                     self._await_head(data)
                     return
                 self._buffer = data[head.end :] if head.end < len(data) else b""
-                self._start(head)
+                listener = self._listener
+                self._requests_left = left = self._requests_left - 1
+                self._keep = head.keep_alive and left != 0 and not listener.draining
+                self._persistent = head.persistent
+                self._method = head.method
+                if head.chunked or head.content_length:
+                    self._start_with_body(head)
+                else:
+                    self._phase = _PENDING
+                    begin = listener.begin
+                    self._exchange = begin(self, head)
                 if self._phase is not _HEAD:
                     return
                 data, self._buffer = self._buffer, b""
@@ -465,19 +475,6 @@ class Downstream(asyncio.Protocol):
             self.set_deadline(self._listener.loop.time() + self._listener.limits.head_timeout)
         self._buffer = data
         self.resume()
-
-    def _start(self, head: RequestHead) -> None:
-        listener = self._listener
-        self._requests_left = left = self._requests_left - 1
-        self._keep = head.keep_alive and left != 0 and not listener.draining
-        self._persistent = head.persistent
-        self._method = head.method
-        if head.chunked or head.content_length:
-            self._start_with_body(head)
-            return
-        self._phase = _PENDING
-        begin = listener.begin
-        self._exchange = begin(self, head)
 
     def _start_with_body(self, head: RequestHead) -> None:
         listener = self._listener

@@ -218,24 +218,27 @@ class Upstream(asyncio.Protocol):
             elif self._body is not None:
                 self._feed(data)
             else:
-                self._read_head(self._buffer + data if self._buffer else data, sink)
+                if self._buffer:
+                    data = self._buffer + data
+                head = parse_response(data)
+                if (
+                    head is not None
+                    and head.content_length == len(data) - head.end
+                    # Only then has a response with a Content-Length that much content (RFC 9112 section 6.3, rule 1).
+                    # And 426, whose Upgrade field needs the longer way.
+                    and head.status not in _NOT_WHOLE
+                    and self._method != b"HEAD"
+                ):
+                    self._buffer = b""
+                    self._interims = 0
+                    sink.response_whole(head, data[head.end :], head.keep_alive and not self.is_closing())
+                else:
+                    self._begin(head, data, sink)
         except ProtocolError as error:
             self._lose(error)
 
-    def _read_head(self, data: bytes, sink: ResponseSink) -> None:
-        head = parse_response(data)
-        if (
-            head is not None
-            and head.content_length == len(data) - head.end
-            # Only then has a response with a Content-Length that much content (RFC 9112 section 6.3, rule 1). And 426,
-            # whose Upgrade field needs the longer way.
-            and head.status not in _NOT_WHOLE
-            and self._method != b"HEAD"
-        ):
-            self._buffer = b""
-            self._interims = 0
-            sink.response_whole(head, data[head.end :], head.keep_alive and not self.is_closing())
-            return
+    def _begin(self, head: ResponseHead | None, data: bytes, sink: ResponseSink) -> None:
+        """A response that did not come in one piece; `head` is what `data` begins with, None if it is not complete."""
         while head is not None and head.status < 200:
             data = data[head.end :]
             if head.status == 101:

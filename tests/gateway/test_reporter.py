@@ -16,8 +16,9 @@ def test_a_first_request_is_poked_at_once() -> None:
     """(1, 1) for the first request of an idle revision, nothing for the next."""
     pokes: list[Stat] = []
     reporter = Reporter(poke=pokes.append, report=pytest.fail)
-    reporter.arrive(ID, 0.0)
-    reporter.arrive(ID, 0.1)
+    for now in (0.0, 0.1):
+        if reporter.arrive(ID, now):
+            reporter.announce(ID)
     assert pokes == [Stat(ID, 1.0, 1.0)]
 
 

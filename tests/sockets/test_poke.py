@@ -59,7 +59,8 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
     following = loop.create_task(feed.run())
     async with asyncio.timeout(10):
         await applied.wait()
-        reporter.arrive(ID, perf_counter())
+        assert reporter.arrive(ID, perf_counter())
+        reporter.announce(ID)
         waiting = loop.create_task(activator.acquire(ID))
         assert await decided.get() == Key(*ID)
         decision = deciders.decision(Key(*ID))
