@@ -21,7 +21,7 @@ import errno
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
-from gateway.errors import Overloaded, QueueFull, UpstreamConnectFailure, UpstreamProtocolError
+from gateway.errors import Overloaded, QueueFull, UpstreamConnectFailure, UpstreamProtocolError, UpstreamReset
 from gateway.net.upstream import Upstream
 from gateway.net.upstream2 import Upstream2
 
@@ -182,6 +182,10 @@ class SharedPool:
             async with asyncio.timeout(timeout):
                 _, upstream = await self._loop.create_connection(lambda: Upstream2(key, self), *key)
                 await upstream.greeted
+        except UpstreamReset as error:
+            raise UpstreamConnectFailure(
+                f"The endpoint {_named(key)} closed the connection before it said anything."
+            ) from error
         except (OSError, TimeoutError) as error:
             if upstream is not None:
                 upstream.close()

@@ -632,6 +632,18 @@ async def test_an_endpoint_that_speaks_http1_only(gateway: Gateway) -> None:
     assert b"does not speak HTTP/2, though its port is named h2c" in text
 
 
+async def test_an_endpoint_that_closes_before_its_greeting(gateway: Gateway) -> None:
+    """Nothing was sent on that connection, so the request goes to another endpoint."""
+
+    async def closing(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        pass
+
+    endpoint = await h2c(gateway)
+    gateway.route(await gateway.endpoint(closing), endpoint.port, protocol="h2c")
+    for _ in range(10):
+        assert (await ask(gateway, GET)).endswith(b"hi")
+
+
 async def test_an_upgrade_goes_out_in_http1(gateway: Gateway) -> None:
     """HTTP/2 has no word for it, and servers that speak both take it."""
 
@@ -648,7 +660,7 @@ async def test_an_upgrade_goes_out_in_http1(gateway: Gateway) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("kind", ["h2c", "http1", "silent"])
+@pytest.mark.parametrize("kind", ["h2c", "http1", "silent", "closing"])
 async def test_a_port_without_a_name_is_asked(gateway: Gateway, kind: str) -> None:
     """autodetect-http2: HTTP/2 for whoever greets in it, HTTP/1.1 for who answers otherwise or not at all; once."""
     prefaces = [0]
@@ -659,6 +671,8 @@ async def test_a_port_without_a_name_is_asked(gateway: Gateway, kind: str) -> No
                 prefaces[0] += 1
                 if kind == "silent":
                     await reader.read()
+                elif kind == "closing":
+                    return
                 writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n")
                 return
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
