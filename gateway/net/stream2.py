@@ -53,6 +53,7 @@ class Stream:
         "_request_ended",
         "_responding",
         "_unreturned",
+        "_watches_rate",
         "_window",
         "_withheld",
         "cluster_local",
@@ -78,6 +79,7 @@ class Stream:
         self._remaining: int | None = None
         self._left = inf  # of the content there may be
         self._rate: BodyRate | None = None
+        self._watches_rate = True
         self._expects = False
         self._request_ended = False
         self._code = ErrorCode.NO_ERROR  # of the reset after the response, if there is to be one
@@ -137,12 +139,14 @@ class Stream:
         may be silent, before the first answer too; their deadlines are the caller's and the revision's."""
         connection = self._connection
         limits = connection.listener.limits
-        if limits.min_body_rate and self._rate is None and not self._request_ended:
-            if self._head is not None and is_grpc(self._head.field(b"content-type")):
-                return
-            rate = self._rate = BodyRate(connection.loop.time(), limits.min_body_rate, limits.body_rate_window)
-            rate.excused = self._paused
-            connection.arm(rate.deadline)
+        if self._request_ended or not self._watches_rate:
+            return
+        self._watches_rate = False  # looked at once
+        if not limits.min_body_rate or (self._head is not None and is_grpc(self._head.field(b"content-type"))):
+            return
+        rate = self._rate = BodyRate(connection.loop.time(), limits.min_body_rate, limits.body_rate_window)
+        rate.excused = self._paused
+        connection.arm(rate.deadline)
 
     def trailers(self, fields: Sequence[Field], end: bool) -> None:
         """A second header block came. Raises ConnectionFault where the stream was complete already."""
@@ -179,7 +183,7 @@ class Stream:
             return
         if self._rate is not None:
             self._rate.received += len(data)
-        elif not end:
+        elif self._watches_rate and not end:
             self._connection.expecting.append(self)
         exchange = self._exchange
         if data and exchange is not None:
