@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
 
 from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, Client
 
@@ -535,3 +538,56 @@ async def test_curl(gateway: Gateway) -> None:
         )
         out, _ = await process.communicate()
         assert out == b"hi2 200"
+
+
+async def test_the_h2_library_finds_no_fault(gateway: Gateway) -> None:
+    """It watches states, windows and fields, and raises at what breaks RFC 9113: downloads, uploads, 1xx, trailers."""
+    large = bytes(200_000)
+    chunked = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"POST" in head:
+                await reader.readexactly(len(large))
+                writer.write(OK)
+            elif b"/large" in head:
+                content = b"" if head.startswith(b"HEAD") else large
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(large), content))
+            else:
+                writer.write(chunked + b"3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n")
+
+    gateway.route(await gateway.endpoint(endpoint))
+    reader, writer = await gateway.connect()
+    h2 = H2Connection(H2Configuration(client_side=True, header_encoding="latin-1"))
+    h2.initiate_connection()
+    start = [(":scheme", "http"), (":authority", HOST)]
+    for number in range(1, 30, 2):
+        method, path = [("GET", "/large"), ("POST", "/"), ("GET", "/"), ("HEAD", "/large")][number // 2 % 4]
+        length = [("content-length", str(len(large)))] if method == "POST" else []
+        h2.send_headers(number, [(":method", method), (":path", path), *start, *length], end_stream=method != "POST")
+    uploads = dict.fromkeys(range(3, 30, 8), len(large))
+    received: dict[int, int] = {}
+    open_streams = set(range(1, 30, 2))
+    async with asyncio.timeout(10):
+        while open_streams:
+            for number, left in list(uploads.items()):
+                room = min(h2.local_flow_control_window(number), h2.max_outbound_frame_size, left)
+                if room:
+                    uploads[number] -= room
+                    h2.send_data(number, bytes(room), end_stream=room == left)
+                if not uploads[number]:
+                    del uploads[number]
+            writer.write(h2.data_to_send())
+            for event in h2.receive_data(await reader.read(65536)):
+                assert not isinstance(event, StreamReset | ConnectionTerminated)
+                if isinstance(event, DataReceived):
+                    received[event.stream_id] = received.get(event.stream_id, 0) + len(event.data)
+                    h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, StreamEnded):
+                    open_streams.remove(event.stream_id)
+    writer.close()
+    sizes = [len(large), 2, 3, 0]
+    assert [received.get(number, 0) for number in range(1, 30, 2)] == [
+        sizes[number // 2 % 4] for number in range(1, 30, 2)
+    ]
