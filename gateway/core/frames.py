@@ -20,8 +20,9 @@ the table as it is means the same until another changes it; so those that came t
 their lists, and likewise those of our own.
 
 Bounds: a frame is at most MAX_FRAME, the size every peer must accept and the only one we announce; a header block
-MAX_BLOCK bytes in MAX_CONTINUATIONS frames; a decoded field list `max_fields` bytes, counted as RFC 9113 section
-6.5.2 does. One frame at most is kept between two calls of `feed`.
+MAX_BLOCK bytes in MAX_CONTINUATIONS frames, or `max_fields` if that is more, in as many more as it fills; a decoded
+field list `max_fields` bytes, counted as RFC 9113 section 6.5.2 does. One frame at most is kept between two calls of
+`feed`.
 """
 
 from __future__ import annotations
@@ -187,6 +188,8 @@ class FrameReader:
         "_end",
         "_greeted",
         "_kept",
+        "_max_block",
+        "_max_continuations",
         "_once",
         "_open",
         "ignored",
@@ -194,6 +197,9 @@ class FrameReader:
     )
 
     def __init__(self, max_fields: int) -> None:
+        # Compression hardly makes anything longer.
+        self._max_block = max(MAX_BLOCK, max_fields)
+        self._max_continuations = MAX_CONTINUATIONS + (self._max_block - MAX_BLOCK) // MAX_FRAME
         self._buffer = b""
         self._decoder = Decoder(max_fields)
         self._kept: dict[bytes, FieldList] = {}
@@ -286,7 +292,7 @@ class FrameReader:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "A CONTINUATION frame continues nothing.")
         self._continuations += 1
         self._block += payload
-        if self._continuations > MAX_CONTINUATIONS or len(self._block) > MAX_BLOCK:
+        if self._continuations > self._max_continuations or len(self._block) > self._max_block:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "A header block goes on for too long.")
         if flags & _END_HEADERS:
             block, self._block = self._block, b""
