@@ -27,7 +27,7 @@ import uvloop
 from gateway.config import ConfigError, GatewayConfig, Limits, parse_address, parse_network
 from gateway.listeners import ADMIN, Listeners, bind
 from gateway.net.accesslog import open_log
-from gateway.net.tls import CertificateFiles, UnusableCertificate
+from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
 from gateway.options import GroupedCommand, limit_options
 from gateway.supervisor import Handover, Supervisor
 

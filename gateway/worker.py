@@ -50,7 +50,8 @@ from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus
 from gateway.net.downstream import Listener
 from gateway.net.pool import Pools
-from gateway.net.tls import CertificateFiles, Certificates, TlsListener
+from gateway.net.tls import Certificates, TlsListener
+from gateway.net.tlscontext import CertificateFiles
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:

@@ -27,54 +27,35 @@ out, and only then calls the HTTP connection. Both are empty whenever other code
 buffer, but only OpenSSL's 14 KiB of session. A write becomes one record (16 KiB each if it is longer) and one write of
 the socket; decrypted pieces of one read go up in one call, and back-pressure is the socket's, both ways.
 
-OpenSSL, as Python has it, reads a key from a file only. It gets an anonymous one in memory (memfd) or, where there is
-none, a private temporary file that is gone before the call returns.
+What TLS is offered with (versions, ciphers, certificates from files) is `net.tlscontext`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
-import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.core.certificates import CertificateTable
 from gateway.core.clienthello import BadHello, NotTls, read_hello
 from gateway.core.fields import normalise_host
 from gateway.errors import Overloaded, TooManyConnections
+from gateway.net.tlscontext import UnusableCertificate, load, server_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from gateway.contract import Certificate, CertificateId, Update
     from gateway.errors import GatewayError
     from gateway.net.downstream import Listener
+    from gateway.net.tlscontext import CertificateFiles
 
-__all__ = ["CertificateFiles", "Certificates", "TlsConnection", "TlsListener", "UnusableCertificate", "server_context"]
+__all__ = ["Certificates", "TlsConnection", "TlsListener"]
 
 HANDSHAKE_TIMEOUT = 10.0
 MAX_CONTEXTS = 1000
 TICKET_KEY_LIFE = 24 * 3600.0
 _RECORD = 16 * 1024
-_ALPN = ["h2", "http/1.1"]  # the preferred first; `Downstream` looks which it became
-
-# Mozilla's "intermediate" configuration, https://wiki.mozilla.org/Security/Server_Side_TLS: forward secrecy and
-# authenticated encryption only; TLS 1.3 suites are OpenSSL's own.
-_CIPHERS = ":".join(
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    )
-)
-
 _ALERT_DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"
 _ALERT_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 _PLAIN_TEXT = b"This port speaks HTTPS, and the request came without TLS.\n"
@@ -98,108 +79,7 @@ _REASONS = {
 _log = logging.getLogger(__name__)
 
 
-class UnusableCertificate(ValueError):
-    """Chain and key that TLS can't be offered with; the text says why."""
-
-
-# --- contexts ---------------------------------------------------------------------------------------------------------
-
-
-def server_context() -> ssl.SSLContext:
-    """A context without certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # All suites left are good: a telephone without AES instructions may choose ChaCha20.
-    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(_ALPN)
-    return context
-
-
-def _load(context: ssl.SSLContext, chain: str, key: str) -> None:
-    """Give the context its certificate. Raises UnusableCertificate."""
-    try:
-        with _as_file(f"{chain}\n{key}\n".encode()) as path:
-            context.load_cert_chain(path, password=_no_password)
-    except ssl.SSLError as error:
-        raise UnusableCertificate(_why(error)) from error
-    except ValueError as error:
-        raise UnusableCertificate(str(error)) from error
-
-
-def _no_password() -> str:
-    """Without this OpenSSL would ask on the terminal."""
-    raise ValueError("the key is encrypted; it has to be without a password")
-
-
-def _why(error: ssl.SSLError) -> str:
-    match error.reason:
-        case "KEY_VALUES_MISMATCH":
-            return "the key is not the certificate's"
-        case "EE_KEY_TOO_SMALL" | "CA_MD_TOO_WEAK" | "CA_KEY_TOO_SMALL":
-            return "the certificate is too weak: RSA keys need 2048 bits, signatures SHA-256"
-        case _:
-            return "that is no certificate chain with its key in PEM"
-
-
-@contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """A path under which only this process can read `content`, for the time of the block."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("zerogate-certificate", os.MFD_CLOEXEC)
-        path = f"/proc/self/fd/{descriptor}"
-    else:
-        descriptor, path = tempfile.mkstemp()  # mode 0600
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        yield path
-    finally:
-        os.close(descriptor)
-        if not path.startswith("/proc/"):
-            os.unlink(path)
-
-
-class CertificateFiles:
-    """The default certificate, from a file with the chain and one with the key. They are looked at (two `stat`, 3 µs)
-    at each handshake that needs them, so a replaced file counts at once; while the new ones can't be used the old
-    certificate stays."""
-
-    def __init__(self, chain: Path, key: Path) -> None:
-        """Raises UnusableCertificate, OSError."""
-        self._paths = (chain, key)
-        self._seen = self._signature()
-        self._context = self._loaded()
-
-    def context(self) -> ssl.SSLContext:
-        """The context with what is in the files now, or was when they were last usable."""
-        seen = self._signature()
-        if seen != self._seen:
-            self._seen = seen
-            try:
-                self._context = self._loaded()
-            except (OSError, UnusableCertificate) as error:
-                _log.error("the certificate in %s is not used, the former one stays: %s", self._paths[0], error)
-        return self._context
-
-    def _signature(self) -> list[tuple[int, int, int] | None]:
-        return [_identity(path) for path in self._paths]
-
-    def _loaded(self) -> ssl.SSLContext:
-        context = server_context()
-        chain, key = self._paths
-        _load(context, chain.read_text(errors="replace"), key.read_text(errors="replace"))
-        return context
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """What is another as soon as the file is another; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+# --- the choice -------------------------------------------------------------------------------------------------------
 
 
 class Certificates:
@@ -248,7 +128,7 @@ class Certificates:
     def _made(self, certificate: Certificate) -> ssl.SSLContext | None:
         context = server_context()
         try:
-            _load(context, certificate.chain, certificate.key)
+            load(context, certificate.chain, certificate.key)
         except UnusableCertificate as error:
             _log.error("the certificate of Secret %s is not used: %s", certificate.id, error)
             return None

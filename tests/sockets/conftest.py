@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
     from pathlib import Path
 
-    from gateway.net.tls import CertificateFiles
+    from gateway.net.tlscontext import CertificateFiles
 
     Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

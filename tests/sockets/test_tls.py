@@ -16,7 +16,7 @@ import pytest
 from gateway.config import Limits
 from gateway.contract import RevisionId, RouteRule, Split
 from gateway.net import tls as module
-from gateway.net.tls import CertificateFiles, UnusableCertificate, server_context
+from gateway.net.tlscontext import CertificateFiles, UnusableCertificate, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
