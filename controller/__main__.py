@@ -3,6 +3,10 @@
 One process leads, by a Lease in the control plane's namespace; the others stand by with nothing but their admin port.
 The leader runs the control plane and listens for gateways. When it can't renew the Lease it ends, and whoever runs the
 process (the Deployment) starts it anew: a process that led once never stands by with half a state.
+
+What the feed carries, private keys among it, and the token that opens it are for the gateways alone. So it listens with
+TLS, or on a loopback address, or not at all, unless somebody says that the network encrypts (`feed_insecure`). The
+certificate's files are looked at for each connection: a Secret that is rotated needs no restart.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -26,8 +31,10 @@ from controller.config import store
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lease import LeadershipLost, lead
+from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable
     from pathlib import Path
 
@@ -45,7 +52,8 @@ class StartError(Exception):
 @dataclass(frozen=True, slots=True)
 class ControllerOptions:
     """What `zerogate controller` was asked for. Without `in_cluster` the kubeconfig is read (None: $KUBECONFIG, then
-    ~/.kube/config). Addresses are (host, port)."""
+    ~/.kube/config). Addresses are (host, port). `feed_files` are the feed's certificate chain and its key, in PEM; only
+    a loopback address does without, or any with `feed_insecure`."""
 
     feed_token_file: Path
     kubeconfig: str | None = None
@@ -53,6 +61,8 @@ class ControllerOptions:
     namespace: str = store.NAMESPACE
     feed_listen: tuple[str, int] = ("127.0.0.1", 9080)
     admin_listen: tuple[str, int] = ("127.0.0.1", 9091)
+    feed_files: tuple[Path, Path] | None = None
+    feed_insecure: bool = False
 
 
 def run(options: ControllerOptions) -> int:
@@ -71,6 +81,7 @@ def run(options: ControllerOptions) -> int:
 
 async def _run(options: ControllerOptions) -> None:
     token = _token(options.feed_token_file)
+    tls = _feed_tls(options)
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await _kube(options))
         plane = ControlPlane(kube, token, namespace=options.namespace)
@@ -78,7 +89,7 @@ async def _run(options: ControllerOptions) -> None:
         await stack.enter_async_context(_listening(app, options.admin_listen, "--admin-listen"))
 
         async def work() -> None:
-            async with _listening(plane.feed.app, options.feed_listen, "--feed-listen"):
+            async with _listening(plane.feed.app, options.feed_listen, "--feed-listen", tls):
                 await plane.run()
 
         key = Key(options.namespace, LEASE_NAME)
@@ -109,6 +120,33 @@ def _token(path: Path) -> str:
     return token
 
 
+def _feed_tls(options: ControllerOptions) -> ssl.SSLContext | None:
+    """What the feed listens with, None for plain text where that is safe."""
+    host = options.feed_listen[0]
+    if options.feed_files is None:
+        if options.feed_insecure or _is_loopback(host):
+            return None
+        raise StartError(
+            f"the feed carries secrets and would be readable on {host}: give it a certificate with "
+            "--feed-certificate FILE --feed-key FILE, or a loopback address with --feed-listen, "
+            "or say with --feed-insecure that the network encrypts"
+        )
+    certificate, key = options.feed_files
+    try:
+        return CertificateFiles(certificate, key, protocols=["http/1.1"]).front()  # aiohttp speaks no other
+    except UnusableCertificate as error:
+        raise StartError(f"the feed's certificate {certificate} with {key} can't be used: {error}") from error
+    except OSError as error:
+        raise StartError(f"can't read the feed's certificate from {error.filename}: {error.strerror}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # other names may mean any address
+
+
 async def _kube(options: ControllerOptions) -> KubeClient:
     try:
         if options.in_cluster:
@@ -119,9 +157,11 @@ async def _kube(options: ControllerOptions) -> KubeClient:
 
 
 @contextlib.asynccontextmanager
-async def _listening(app: web.Application, address: tuple[str, int], option: str) -> AsyncIterator[int]:
+async def _listening(
+    app: web.Application, address: tuple[str, int], option: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     try:
-        async with listening(app, *address) as port:
+        async with listening(app, *address, tls) as port:
             yield port
     except OSError as error:
         raise StartError(

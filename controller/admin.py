@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from controller.apis.meta import Key
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
 
     from prometheus_client import CollectorRegistry
@@ -59,13 +60,15 @@ def admin_app(
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serves `app` while the context lasts; gives the port, which the system chose if 0 was asked for. Raises OSError
-    if the address can't be had."""
+async def listening(
+    app: web.Application, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serves `app` while the context lasts, over TLS if there is a context for it; gives the port, which the system
+    chose if 0 was asked for. Raises OSError if the address can't be had."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
         await site.start()
         yield runner.addresses[0][1]
     finally:

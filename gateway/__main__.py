@@ -27,7 +27,7 @@ import uvloop
 from gateway.config import ConfigError, GatewayConfig, Limits, parse_address, parse_network
 from gateway.listeners import ADMIN, Listeners, bind
 from gateway.net.accesslog import open_log
-from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
+from gateway.net.tlscontext import CertificateFiles, UnusableCertificate, client_context
 from gateway.options import GroupedCommand, limit_options
 from gateway.supervisor import Handover, Supervisor
 
@@ -70,6 +70,11 @@ def _check(config: GatewayConfig) -> None:
     """Raises ConfigError, OSError for files that can't be used."""
     with config.feed_token_file.open():
         pass
+    if config.feed_ca is not None:
+        try:
+            client_context(config.feed_ca)
+        except UnusableCertificate as error:
+            raise ConfigError(f"The feed's CA can't be used: {error}.") from error
     if config.access_log not in ("", "-"):
         os.close(open_log(config.access_log))
     if config.tls_certificate is not None and config.tls_key is not None:
@@ -125,8 +130,20 @@ def _end_with_parent() -> None:
 )
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file with its private key.")
 @click.option("--admin-listen", default="127.0.0.1:9090", help="HOST:PORT for /healthz, /readyz and /metrics.")
-@click.option("--feed", "feed_url", required=True, help="The controller's feed, like ws://127.0.0.1:9080/v1/feed.")
+@click.option(
+    "--feed",
+    "feed_url",
+    required=True,
+    help="The controller's feed, like wss://HOST:9080/v1/feed, or ws:// on this machine.",
+)
 @click.option("--feed-token-file", required=True, type=click.Path(path_type=Path), help="File with the feed's token.")
+@click.option(
+    "--feed-ca",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file with the CA that signed the certificate of a wss:// feed, read for each connection.  "
+    "[default: the system's CAs]",
+)
 @click.option("--workers", default=1, help="Worker processes, one for each core to be used.")
 @click.option("--access-log", default="", help="File for the access log, or - for standard output.", metavar="PATH")
 @click.option(
@@ -155,6 +172,7 @@ def main(
     admin_listen: str,
     feed_url: str,
     feed_token_file: Path,
+    feed_ca: Path | None,
     workers: int,
     access_log: str,
     snapshot_file: Path | None,
@@ -179,6 +197,7 @@ def main(
         config = GatewayConfig(
             feed_url=feed_url,
             feed_token_file=feed_token_file,
+            feed_ca=feed_ca,
             listen=parse_address(listen),
             cluster_local_listen=parse_address(cluster_local_listen),
             admin_listen=parse_address(admin_listen),

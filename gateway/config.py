@@ -116,7 +116,8 @@ class GatewayConfig:
     /readyz and /metrics. `access_log` is a file, "-" for standard output, "" for none.
     `drain_grace`: seconds that requests in flight get to finish at a stop. `trusted_proxies`: peers that are believed
     about where requests come from. `tls_listen` is for external hosts over TLS, None for no TLS; `tls_certificate` and
-    `tls_key` are PEM files for hosts without a certificate from the controller."""
+    `tls_key` are PEM files for hosts without a certificate from the controller. `feed_ca` is a PEM file with the
+    authorities that a feed over TLS is believed by, None for the system's."""
 
     feed_url: str
     feed_token_file: Path
@@ -132,10 +133,13 @@ class GatewayConfig:
     tls_listen: Address | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    feed_ca: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
             raise ConfigError(f"The feed URL {self.feed_url!r} should be like ws://127.0.0.1:9080/v1/feed.")
+        if self.feed_ca is not None and not self.feed_url.startswith(("wss://", "https://")):
+            raise ConfigError(f"A CA for the feed needs a feed over TLS: wss:// in place of {self.feed_url!r}.")
         if self.workers < 1:
             raise ConfigError(f"{self.workers} workers can't serve anything; the least is 1.")
         if self.drain_grace < 0:
@@ -176,7 +180,7 @@ def parse_config(text: bytes) -> GatewayConfig:
         body[name] = parse_address(body[name])
     body["feed_token_file"] = Path(body["feed_token_file"])
     body["tls_listen"] = body["tls_listen"] and parse_address(body["tls_listen"])
-    for name in ("snapshot_file", "tls_certificate", "tls_key"):
+    for name in ("snapshot_file", "tls_certificate", "tls_key", "feed_ca"):
         body[name] = body[name] and Path(body[name])
     body["trusted_proxies"] = tuple(map(parse_network, body["trusted_proxies"]))
     body["limits"] = Limits(**body["limits"])

@@ -14,6 +14,10 @@ process: if the controller can't be reached at the start, the file's snapshot is
 first snapshot from either. The file holds the messages of a whole state, one a line. It is written part by part too,
 and takes a fiftieth of the worker's time at most: with ten thousand routes that is once in about ten seconds.
 
+A wss feed is believed only with a certificate for the URL's host, from the CA in the file or one of the system's. They
+are read for each connection, in a thread, so that a rotated CA needs no restart. Each reason for which connections fail
+is logged once until one succeeds, of at most REASONS.
+
 What goes up is bounded by being the newest of its kind: one acknowledgement (a version includes those before), one
 Stats (a second that a slow socket did not take is replaced by the next), one poke per revision. Pokes go first, and a
 poke is never dropped while connected. Nothing is kept for later while disconnected; instead, after each connect,
@@ -47,8 +51,10 @@ from gateway.contract import (
     serialise_message,
     whole,
 )
+from gateway.net.tlscontext import UnusableCertificate, client_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
@@ -58,6 +64,7 @@ __all__ = ["Feed", "backoff"]
 
 _BACKOFF_FIRST, _BACKOFF_LIMIT = 0.050, 5.0
 _CONNECT_TIMEOUT = 10.0
+REASONS = 10
 # A peer that vanished without a FIN is noticed after 1.5 of these (aiohttp waits half of it for the pong).
 _HEARTBEAT = 10.0
 # One change of all of 10,000 routes and their revisions is 17 MB of JSON.
@@ -111,7 +118,8 @@ class Feed:
 
     `on_update(update, snapshot)` must not block; it may refuse by ContractError, which ends the connection. `waiting`
     names the revisions that requests wait for. `snapshot_file` is read at a start without controller and kept up to
-    date, readable by its owner only.
+    date, readable by its owner only. `ca` is the file with the authorities that a server over TLS must have its
+    certificate from, None for the system's.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class Feed:
         on_update: Callable[[Update, Snapshot], None],
         waiting: Callable[[], Iterable[tuple[RevisionId, int]]],
         snapshot_file: Path | None = None,
+        ca: Path | None = None,
     ) -> None:
         self._url = url
         self._token = token
@@ -130,6 +139,7 @@ class Feed:
         self._on_update = on_update
         self._waiting = waiting
         self._file = snapshot_file
+        self._ca = ca
         self._outbox: _Outbox | None = None
         self._resync: Resync | None = None
         self._unsaved = asyncio.Event()
@@ -159,12 +169,17 @@ class Feed:
             if self._file is not None:
                 group.create_task(self._save_changes(self._file), name="snapshot file")
             failures = 0
+            told: set[str] = set()
             while True:
                 held = self.snapshot
                 fault = await self._try_follow(session)
                 failures = 0 if self.snapshot is not held else failures + 1
-                # A controller that stays away is told once, not at each attempt.
-                _log.log(logging.WARNING if failures <= 1 else logging.DEBUG, "feed %s: %s", self._url, fault)
+                if failures == 0:
+                    told.clear()
+                # A controller that stays away is told once, not at each attempt; another reason is news.
+                if fault not in told and len(told) < REASONS:
+                    told.add(fault)
+                    _log.warning("feed %s: %s", self._url, fault)
                 if not self.ready and self._file is not None:
                     self._load(self._file)
                 await asyncio.sleep(backoff(failures, random()))
@@ -176,19 +191,21 @@ class Feed:
         fault = "the controller closed the connection"
         try:
             await self._follow(session)
-        except* (aiohttp.ClientError, OSError, TimeoutError, ContractError) as group:
-            fault = "; ".join(str(error) or type(error).__name__ for error in group.exceptions)
+        except* (aiohttp.ClientError, OSError, TimeoutError, ContractError, UnusableCertificate) as group:
+            fault = "; ".join(_reason(error, self._url) for error in group.exceptions)
         finally:
             self._outbox = None
         return fault
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
+            tls = await self._tls()
             socket = await session.ws_connect(
                 self._url,
                 headers={"Authorization": f"Bearer {self._token}"},
                 heartbeat=_HEARTBEAT,
                 max_msg_size=_MESSAGE_LIMIT,
+                ssl=tls,
             )
         async with socket, asyncio.TaskGroup() as group:
             await socket.send_str(serialise_message(Hello(self._worker)))
@@ -202,6 +219,12 @@ class Feed:
                 if self._resync is not None:
                     await asyncio.sleep(0)  # the next part may be here already, and requests must not wait for them all
             sending.cancel()
+
+    async def _tls(self) -> ssl.SSLContext | bool:
+        """For aiohttp; True is what it takes where there is no TLS."""
+        if self._url.startswith(("ws:", "http:")):
+            return True
+        return await asyncio.to_thread(client_context, self._ca)
 
     def _receive(self, frame: aiohttp.WSMessage, outbox: _Outbox) -> None:
         if frame.type is aiohttp.WSMsgType.ERROR:
@@ -267,6 +290,20 @@ class Feed:
         finally:
             if self._unsaved.is_set():
                 _save(path, _lines(self.snapshot))
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """What to tell a person about a connection to `url` that failed."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+            return f"the controller's certificate is not accepted: {why}"
+        case aiohttp.ClientConnectorSSLError():
+            return f"no TLS with the controller; if its feed has no certificate, the URL begins with ws:// ({error})"
+        case aiohttp.ServerDisconnectedError() if url.startswith(("ws:", "http:")):
+            return "the controller closed the connection; if its feed has a certificate, the URL begins with wss://"
+        case _:
+            return str(error) or type(error).__name__
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, outbox: _Outbox) -> None:

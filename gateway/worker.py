@@ -134,6 +134,7 @@ class Worker:
             on_update=self._on_update,
             waiting=self.activator.waiting,
             snapshot_file=config.snapshot_file,
+            ca=config.feed_ca,
         )
         self.reporter = Reporter(poke=self.feed.poke, report=self.feed.report)
         self.certificates = None if config.tls_listen is None else Certificates(_default_certificate(config))

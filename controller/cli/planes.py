@@ -208,6 +208,19 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     help="File with the secret that gateways must show.",
 )
 @click.option(
+    "--feed-certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file with the feed's certificate chain: gateways connect with wss://. Read again when it changes. "
+    "Only a loopback address can do without, since the feed carries private keys.",
+)
+@click.option("--feed-key", type=click.Path(path_type=Path), metavar="FILE", help="PEM file with its private key.")
+@click.option(
+    "--feed-insecure",
+    is_flag=True,
+    help="Listen without a certificate on any address: for networks that encrypt by themselves, like a service mesh.",
+)
+@click.option(
     "--admin-listen", default="127.0.0.1:9091", callback=_address, help="HOST:PORT for /healthz, /readyz and /metrics."
 )
 def controller(
@@ -216,6 +229,9 @@ def controller(
     namespace: str,
     feed_listen: Address,
     feed_token_file: Path,
+    feed_certificate: Path | None,
+    feed_key: Path | None,
+    feed_insecure: bool,
     admin_listen: Address,
 ) -> None:
     """Run the control plane against a Kubernetes cluster.
@@ -230,5 +246,17 @@ def controller(
         namespace=namespace,
         feed_listen=feed_listen,
         admin_listen=admin_listen,
+        feed_files=_feed_files(feed_certificate, feed_key, insecure=feed_insecure),
+        feed_insecure=feed_insecure,
     )
     raise click.exceptions.Exit(run_controller(options))
+
+
+def _feed_files(certificate: Path | None, key: Path | None, *, insecure: bool) -> tuple[Path, Path] | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise Mistake("the feed's certificate and its key come together: --feed-certificate FILE --feed-key FILE")
+    if insecure:
+        raise Mistake("a feed with a certificate is not insecure: leave out --feed-insecure, or the certificate")
+    return certificate, key

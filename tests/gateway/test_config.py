@@ -119,6 +119,9 @@ def test_open_files(
         (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "token", "--tls-key", "token"), "no certificate chain"),
         (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "no", "--tls-key", "no"), "no can't be used"),
         (("--tls-listen", "nowhere"), "no address to listen on"),
+        (("--feed-ca", "token"), "needs a feed over TLS: wss:// in place of 'ws://127.0.0.1:1'"),
+        (("--feed", "wss://localhost:1", "--feed-ca", "token"), "token holds no certificate in PEM"),
+        (("--feed", "wss://localhost:1", "--feed-ca", "no"), "no can't be used"),
     ],
 )
 def test_tls_that_cannot_work_is_one_line_and_status_2(

@@ -328,7 +328,7 @@ def test_bad_addresses(text: str) -> None:
 def test_a_worker_reads_what_its_parent_wrote() -> None:
     """The configuration survives the way to the worker."""
     config = GatewayConfig(
-        feed_url="ws://127.0.0.1:1/v1/feed",
+        feed_url="wss://127.0.0.1:1/v1/feed",
         feed_token_file=Path("token"),
         listen=Address("::1", 80),
         cluster_local_listen=Address("127.0.0.1", 81),
@@ -337,6 +337,7 @@ def test_a_worker_reads_what_its_parent_wrote() -> None:
         snapshot_file=Path("snapshot"),
         limits=Limits(max_body=5, queue_timeout=1.5),
         trusted_proxies=(parse_network("10.0.0.0/8"), parse_network("::1")),
+        feed_ca=Path("ca"),
     )
     assert parse_config(serialise_config(config)) == config
 

@@ -38,6 +38,43 @@ def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> N
     assert not (tmp_path / "data").exists()
 
 
+LISTEN = ("--feed-listen", "0.0.0.0:0")
+FILES = ("--feed-certificate", "tls.crt", "--feed-key", "tls.key")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (LISTEN, "the feed carries secrets and would be readable on 0.0.0.0: give it a certificate"),
+        (("--feed-listen", "[::]:0"), "would be readable on ::"),
+        (("--feed-listen", "controller:0"), "would be readable on controller"),
+        (("--feed-certificate", "tls.crt"), "its key come together: --feed-certificate FILE --feed-key FILE"),
+        (("--feed-key", "tls.key"), "its key come together"),
+        ((*FILES, "--feed-insecure"), "leave out --feed-insecure"),
+        (FILES, "can't read the feed's certificate from tls.crt: No such file"),
+        (("--feed-certificate", "token", "--feed-key", "token"), "token with token can't be used: that is no certific"),
+        # As far as the next thing that is wrong: the feed may be without a certificate.
+        ((*LISTEN, "--feed-insecure"), "kubeconfig"),
+        (("--feed-listen", "127.0.0.2:0"), "kubeconfig"),
+        (("--feed-listen", "[::1]:0"), "kubeconfig"),
+        (("--feed-listen", "localhost:0"), "kubeconfig"),
+        ((), "kubeconfig"),
+    ],
+)
+def test_where_the_feed_needs_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    """On each address that is not loopback. One line, exit status 2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("secret")
+    arguments = ["controller", "--kubeconfig", "none", "--feed-token-file", "token", *options]
+    result = CliRunner().invoke(main, arguments, prog_name="zerogate")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("zerogate controller: ")
+    assert message in result.stderr
+
+
 def test_a_manifest_of_an_unknown_kind(tmp_path: Path) -> None:
     """-f is read and its kinds are checked before the platform starts, not after."""
     file = tmp_path / "a.yaml"
