@@ -15,11 +15,11 @@ request is not.
   routing, a 90/10 split, statistics, time-outs, limits and the access log to a file. hypercorn is no proxy: it answers
   HTTP/2 and gRPC itself, as a server in pure Python does.
 - Workloads: `load/matrix/workloads.py`. Clients: wrk, h2load, and two of our own (WebSocket, 1 GiB stream).
-- gRPC runs against Debian's nghttpd, which echoes the message and adds the trailer `grpc-status: 0`: bytes on the wire
-  as of a gRPC server, at a tenth of its cost, so that the proxy is what is measured.
+- gRPC runs against a server of ours that echoes the message: bytes on the wire as of a gRPC server, at a fraction of
+  its cost, so that the proxy is what is measured.
 
-Needs Debian's nginx (the backend) and wrk; haproxy, nghttp2-client and nghttp2-server for the peers and workloads of
-that name; `pip install .[load]` for Envoy and hypercorn. What is not there is left out, and named.
+Needs Debian's nginx (the backend) and wrk; haproxy and nghttp2-client for the peer and the workloads of those names;
+`pip install .[load]` for Envoy and hypercorn. What is not there is left out, and named.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Bench:
     other_core: int
     http: int
     echo: int
-    grpc: int | None
+    grpc: int
     certificate: Path = field(init=False)
     key: Path = field(init=False)
 
@@ -135,17 +135,14 @@ def open_bench(folder: Path, processes: Processes, proxy_core: int, other_core: 
     (www / "1k").write_bytes(b"x" * 1024)
     with (www / "stream").open("wb") as file:
         file.truncate(STREAM_BYTES)
-    nghttpd = program("nghttpd")
-    bench = Bench(folder, processes, proxy_core, other_core, free_port(), free_port(), free_port() if nghttpd else None)
+    bench = Bench(folder, processes, proxy_core, other_core, free_port(), free_port(), free_port())
     _write_certificate(bench)
     command = _nginx(folder, "backend", _BACKEND.format(folder=folder, port=bench.http))
     if command is None:
         raise SystemExit("The backend is nginx, which is not installed: apt-get install nginx.")
     bench.start_other("backend", command)
     bench.start_other("echo", _server("echo", port=bench.echo))
-    if nghttpd is not None:
-        trailer = ["--echo-upload", "--trailer=grpc-status: 0", "--no-tls", "--address=127.0.0.1"]
-        bench.start_other("nghttpd", [nghttpd, *trailer, f"--htdocs={www}", str(bench.grpc)])
+    bench.start_other("grpc", _server("grpc", port=bench.grpc))
     return bench
 
 
@@ -202,15 +199,12 @@ _NGINX_PROXY = """
   server {{ listen 127.0.0.1:{ports[h2]} http2 backlog=4096; location / {{ proxy_pass http://http; }} }}
   server {{ listen 127.0.0.1:{ports[websocket]} backlog=4096; location / {{ proxy_pass http://echo;
     proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; proxy_set_header Host $host; }} }}
-"""
-_NGINX_GRPC = """
   upstream grpc {{ server 127.0.0.1:{grpc}; keepalive 2048; keepalive_requests 1000000000; }}
   server {{ listen 127.0.0.1:{ports[grpc]} http2 backlog=4096; location / {{ grpc_pass grpc://grpc; }} }}
 """
 
 
-def _ports(bench: Bench, *kinds: str) -> dict[str, int]:
-    kinds = tuple(kind for kind in kinds if kind != "grpc" or bench.grpc is not None)
+def _ports(*kinds: str) -> dict[str, int]:
     ports = {kind: free_port() for kind in kinds}
     if "http" in ports:
         ports["stream"] = ports["http"]
@@ -223,9 +217,8 @@ def _values(bench: Bench, ports: dict[str, int]) -> dict[str, object]:
 
 
 def _start_nginx(bench: Bench) -> Peer | None:
-    ports = _ports(bench, "http", "tls", "h2", "websocket", "grpc")
-    conf = _NGINX_PROXY + (_NGINX_GRPC if "grpc" in ports else "")
-    command = _nginx(bench.folder, "nginx", conf.format(**_values(bench, ports)))
+    ports = _ports("http", "tls", "h2", "websocket", "grpc")
+    command = _nginx(bench.folder, "nginx", _NGINX_PROXY.format(**_values(bench, ports)))
     if command is None:
         return None
     master = bench.start_proxy("nginx", command)
@@ -264,8 +257,6 @@ backend http
   server one 127.0.0.1:{http} pool-max-conn -1
 backend echo
   server one 127.0.0.1:{echo}
-"""
-_HAPROXY_GRPC = """
 frontend grpc
   bind 127.0.0.1:{ports[grpc]} backlog 4096 proto h2
   http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
@@ -279,12 +270,12 @@ def _start_haproxy(bench: Bench) -> Peer | None:
     haproxy = program("haproxy")
     if haproxy is None:
         return None
-    ports = _ports(bench, "http", "tls", "h2", "websocket", "grpc")
+    ports = _ports("http", "tls", "h2", "websocket", "grpc")
     both = bench.folder / "both.pem"
     both.touch(0o600)
     both.write_bytes(bench.certificate.read_bytes() + bench.key.read_bytes())
     path = bench.folder / "haproxy.conf"
-    path.write_text((_HAPROXY + (_HAPROXY_GRPC if "grpc" in ports else "")).format(**_values(bench, ports)))
+    path.write_text(_HAPROXY.format(**_values(bench, ports)))
     return Peer("haproxy", (bench.start_proxy("haproxy", [haproxy, "-db", "-f", str(path)]),), ports)
 
 
@@ -293,7 +284,7 @@ def _start_envoy(bench: Bench) -> Peer | None:
     if found is None or not found.submodule_search_locations:
         return None
     binary = Path(found.submodule_search_locations[0]) / "_bin" / "envoy"
-    ports = _ports(bench, "http", "tls", "h2", "websocket", "grpc")
+    ports = _ports("http", "tls", "h2", "websocket", "grpc")
     path = bench.folder / "envoy.json"
     path.write_text(json.dumps(_envoy_config(bench, ports)))
     command = [str(binary), "-c", str(path), "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
@@ -302,8 +293,7 @@ def _start_envoy(bench: Bench) -> Peer | None:
 
 def _envoy_config(bench: Bench, ports: dict[str, int]) -> dict[str, object]:
     clusters = [_envoy_cluster("http", bench.http), _envoy_cluster("echo", bench.echo)]
-    if bench.grpc is not None:
-        clusters.append(_envoy_cluster("grpc", bench.grpc, http2=True))
+    clusters += [_envoy_cluster("grpc", bench.grpc, http2=True)]
     targets = {"websocket": "echo", "grpc": "grpc"}
     listeners = [
         _envoy_listener(bench, kind, port, targets.get(kind, "http"))
@@ -396,9 +386,7 @@ def _start_gateway_pure(bench: Bench) -> Peer | None:
 def _start_feed(bench: Bench) -> int:
     """What stands for the controller. Returns its port."""
     port = free_port()
-    services = [("hello", bench.http, "http1"), ("echo", bench.echo, "http1")]
-    if bench.grpc is not None:
-        services.append(("greeter", bench.grpc, "h2c"))
+    services = [("hello", bench.http, "http1"), ("echo", bench.echo, "http1"), ("greeter", bench.grpc, "h2c")]
     bench.start_other(
         "feed", _server("feed", port=port, services=services, certificate=str(bench.certificate), key=str(bench.key))
     )
@@ -429,8 +417,6 @@ def start_gateway(
     if not wait_until(partial(_is_ready, admin)):  # its sockets take connections before it has heard of any route
         raise SystemExit(f"the gateway does not get ready. It said:\n{bench.log(name).read_text()}")
     ports = {**dict.fromkeys(("http", "stream", "websocket", "h2", "grpc"), listen), "tls": tls}
-    if bench.grpc is None:
-        del ports["grpc"]
     return Peer(name, tuple(children(parent)), ports)  # the parent supervises and carries no requests
 
 
@@ -443,13 +429,13 @@ def _is_ready(admin: int) -> bool:
 
 
 def _start_relay(bench: Bench) -> Peer:
-    ports = _ports(bench, "http", "websocket")
+    ports = _ports("http", "websocket")
     pairs = [(ports["http"], bench.http), (ports["websocket"], bench.echo)]
     return Peer("relay", (bench.start_proxy("relay", _server("relay", ports=pairs)),), ports)
 
 
 def _start_aiohttp(bench: Bench) -> Peer:
-    ports = _ports(bench, "http", "tls")
+    ports = _ports("http", "tls")
     settings = {"certificate": str(bench.certificate), "key": str(bench.key)}
     command = _server("aiohttp", backend=bench.http, echo=bench.echo, http=ports["http"], tls=ports["tls"], **settings)
     return Peer("aiohttp", (bench.start_proxy("aiohttp", command),), {**ports, "websocket": ports["http"]})
