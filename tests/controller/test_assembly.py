@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,11 +96,12 @@ class World:
 
         return await self.until(is_so)
 
-    async def gateway(self, name="w1"):
+    async def gateway(self, name="w1", tls=True):
         """One worker that applies and acknowledges, until cancelled."""
         async with aiohttp.ClientSession() as session:
             headers = {"Authorization": "Bearer feed-secret"}
-            async with session.ws_connect(self.url + FEED_PATH, headers=headers, max_msg_size=2**26) as self.socket:
+            options = {"headers": headers, "max_msg_size": 2**26, "ssl": tls}
+            async with session.ws_connect(self.url + FEED_PATH, **options) as self.socket:
                 await self.socket.send_str(serialise_message(Hello(name)))
                 async for frame in self.socket:
                     self.snapshot = apply(self.snapshot, parse_message(frame.data))
@@ -411,18 +413,13 @@ async def test_admin_says_no_while_not_leading():
         assert response.status == 503
 
 
-MAIN = """
-import sys
-from pathlib import Path
-from controller.__main__ import ControllerOptions, run
-listen = ("127.0.0.1", int(sys.argv[3])), ("127.0.0.1", int(sys.argv[4]))
-sys.exit(run(ControllerOptions(Path(sys.argv[1]), sys.argv[2], feed_listen=listen[0], admin_listen=listen[1])))
-"""
-
-
-async def spawn(*arguments):
-    command = (sys.executable, "-c", MAIN, *(str(argument) for argument in arguments))
-    return await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+async def spawn(token, kubeconfig, feed_port, admin_port, *options):
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller", "--kubeconfig", kubeconfig, "--feed-token-file", token),
+        *("--feed-listen", f"127.0.0.1:{feed_port}", "--admin-listen", f"127.0.0.1:{admin_port}"),
+        *options,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 async def answers(session, port, status):
@@ -433,23 +430,27 @@ async def answers(session, port, status):
 
 
 @pytest.mark.slow
-async def test_cluster_mode_leads_one_at_a_time(api, tmp_path, unused_tcp_port_factory):
-    """The first process leads and feeds gateways, the second stands by; SIGTERM hands over at once, exit status 0."""
+async def test_cluster_mode_leads_one_at_a_time(api, tmp_path, unused_tcp_port_factory, authority):
+    """The first process leads and feeds gateways, the second stands by; SIGTERM hands over at once, exit status 0.
+    The feed is over TLS where there is a certificate."""
     kube, kubeconfig = api
     token = tmp_path / "token"
     token.write_text("feed-secret\n")
+    for name, text in zip(("tls.crt", "tls.key"), authority.issue("localhost"), strict=True):
+        (tmp_path / name).write_text(text)
+    files = ("--feed-certificate", tmp_path / "tls.crt", "--feed-key", tmp_path / "tls.key")
     ports = [unused_tcp_port_factory() for _ in range(4)]
     waiting = World(kube, None, "")
     async with aiohttp.ClientSession() as session:
         first = await spawn(token, kubeconfig, ports[0], ports[1])
         await waiting.until(lambda: answers(session, ports[1], 200))
-        second = await spawn(token, kubeconfig, ports[2], ports[3])
+        second = await spawn(token, kubeconfig, ports[2], ports[3], *files)
         await waiting.until(lambda: answers(session, ports[3], 503))
         first.terminate()
         assert await first.wait() == 0
         await waiting.until(lambda: answers(session, ports[3], 200))
-        world = World(kube, None, f"http://127.0.0.1:{ports[2]}")
-        async with running(world.gateway()):
+        world = World(kube, None, f"https://localhost:{ports[2]}")
+        async with running(world.gateway(tls=ssl.create_default_context(cadata=authority.pem))):
             await world.routed(lambda snapshot: snapshot.version)
         second.terminate()
         assert await second.wait() == 0
