@@ -91,3 +91,10 @@ def test_the_burst_ends_by_itself() -> None:
     """All callers within a second, for as long as SECONDS says; then the shape is over, and with it the run."""
     printed = python("-c", SHAPE, USERS="30", SECONDS="7")
     assert printed.splitlines() == ["(30, 30.0)", "(30, 30.0)", "None"]
+
+
+def test_the_warm_path_without_sockets() -> None:
+    """Every request gets its response, by either codec."""
+    for pure in ("0", "1"):
+        printed = python("load/hotpath.py", "--once", "--requests", "50", ZEROGATE_PURE_PYTHON=pure)
+        assert "µs a request" in printed
