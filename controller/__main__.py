@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -31,6 +30,7 @@ from controller.config import store
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lease import LeadershipLost, lead
+from gateway.config import is_loopback
 from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _feed_tls(options: ControllerOptions) -> ssl.SSLContext | None:
     """What the feed listens with, None for plain text where that is safe."""
     host = options.feed_listen[0]
     if options.feed_files is None:
-        if options.feed_insecure or _is_loopback(host):
+        if options.feed_insecure or is_loopback(host):
             return None
         raise StartError(
             f"the feed carries secrets and would be readable on {host}: give it a certificate with "
@@ -138,13 +138,6 @@ def _feed_tls(options: ControllerOptions) -> ssl.SSLContext | None:
         raise StartError(f"the feed's certificate {certificate} with {key} can't be used: {error}") from error
     except OSError as error:
         raise StartError(f"can't read the feed's certificate from {error.filename}: {error.strerror}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"  # other names may mean any address
 
 
 async def _kube(options: ControllerOptions) -> KubeClient:

@@ -144,6 +144,12 @@ def _end_with_parent() -> None:
     help="PEM file with the CA that signed the certificate of a wss:// feed, read for each connection.  "
     "[default: the system's CAs]",
 )
+@click.option(
+    "--feed-insecure",
+    is_flag=True,
+    help="Take a ws:// feed from any host: for networks that encrypt by themselves, like a service mesh. "
+    "Without it, from this machine only, since the feed carries private keys.",
+)
 @click.option("--workers", default=1, help="Worker processes, one for each core to be used.")
 @click.option("--access-log", default="", help="File for the access log, or - for standard output.", metavar="PATH")
 @click.option(
@@ -173,6 +179,7 @@ def main(
     feed_url: str,
     feed_token_file: Path,
     feed_ca: Path | None,
+    feed_insecure: bool,
     workers: int,
     access_log: str,
     snapshot_file: Path | None,
@@ -198,6 +205,7 @@ def main(
             feed_url=feed_url,
             feed_token_file=feed_token_file,
             feed_ca=feed_ca,
+            feed_insecure=feed_insecure,
             listen=parse_address(listen),
             cluster_local_listen=parse_address(cluster_local_listen),
             admin_listen=parse_address(admin_listen),

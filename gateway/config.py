@@ -12,10 +12,11 @@ connections per client, requests per connection.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "GatewayConfig",
     "Limits",
+    "is_loopback",
     "parse_address",
     "parse_config",
     "parse_network",
@@ -117,7 +119,8 @@ class GatewayConfig:
     `drain_grace`: seconds that requests in flight get to finish at a stop. `trusted_proxies`: peers that are believed
     about where requests come from. `tls_listen` is for external hosts over TLS, None for no TLS; `tls_certificate` and
     `tls_key` are PEM files for hosts without a certificate from the controller. `feed_ca` is a PEM file with the
-    authorities that a feed over TLS is believed by, None for the system's."""
+    authorities that a feed over TLS is believed by, None for the system's. Plain text goes to a loopback address only,
+    because of the token and of what the feed carries, or with `feed_insecure` anywhere."""
 
     feed_url: str
     feed_token_file: Path
@@ -134,12 +137,13 @@ class GatewayConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     feed_ca: Path | None = None
+    feed_insecure: bool = False
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
             raise ConfigError(f"The feed URL {self.feed_url!r} should be like ws://127.0.0.1:9080/v1/feed.")
-        if self.feed_ca is not None and not self.feed_url.startswith(("wss://", "https://")):
-            raise ConfigError(f"A CA for the feed needs a feed over TLS: wss:// in place of {self.feed_url!r}.")
+        if self.feed_url.startswith(("ws://", "http://")):
+            self._check_plain_feed()
         if self.workers < 1:
             raise ConfigError(f"{self.workers} workers can't serve anything; the least is 1.")
         if self.drain_grace < 0:
@@ -148,6 +152,27 @@ class GatewayConfig:
             raise ConfigError("A TLS certificate and its key come together: --tls-certificate FILE --tls-key FILE.")
         if self.tls_certificate is not None and self.tls_listen is None:
             raise ConfigError("A TLS certificate needs an address to serve it on, like --tls-listen 127.0.0.1:8443.")
+
+    def _check_plain_feed(self) -> None:
+        if self.feed_ca is not None:
+            raise ConfigError(f"A CA for the feed needs a feed over TLS: wss:// in place of {self.feed_url!r}.")
+        try:
+            host = urlsplit(self.feed_url).hostname or ""
+        except ValueError as error:
+            raise ConfigError(f"The feed URL {self.feed_url!r} is none: {error}.") from None
+        if not self.feed_insecure and not is_loopback(host):
+            raise ConfigError(
+                f"The feed carries secrets and would be readable on the way from {self.feed_url!r}: use wss://, "
+                "or say with --feed-insecure that the network encrypts."
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # other names may mean any address
 
 
 def parse_address(text: str) -> Address:

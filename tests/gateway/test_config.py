@@ -112,6 +112,22 @@ def test_open_files(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--feed", "ws://localhost:1"),
+        ("--feed", "ws://[::1]:1"),
+        ("--feed", "wss://controller:1"),
+        ("--feed", "ws://controller:1", "--feed-insecure"),
+    ],
+)
+def test_plain_text_stays_on_this_machine_unless_told(options: tuple[str, ...], tmp_path: Path) -> None:
+    """The feed's URL says where it goes."""
+    (tmp_path / "token").write_text("secret")
+    result = CliRunner().invoke(main, ["--feed-token-file", str(tmp_path / "token"), "--check", *options])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--tls-certificate", "c"), "come together"),
@@ -119,12 +135,15 @@ def test_open_files(
         (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "token", "--tls-key", "token"), "no certificate chain"),
         (("--tls-listen", "127.0.0.1:0", "--tls-certificate", "no", "--tls-key", "no"), "no can't be used"),
         (("--tls-listen", "nowhere"), "no address to listen on"),
+        (("--feed", "ws://controller:1"), "would be readable on the way from 'ws://controller:1': use wss://"),
+        (("--feed", "http://192.0.2.1:1"), "would be readable on the way"),
+        (("--feed", "ws://[::1:1"), "The feed URL 'ws://[::1:1' is none: Invalid IPv6 URL"),
         (("--feed-ca", "token"), "needs a feed over TLS: wss:// in place of 'ws://127.0.0.1:1'"),
         (("--feed", "wss://localhost:1", "--feed-ca", "token"), "token holds no certificate in PEM"),
         (("--feed", "wss://localhost:1", "--feed-ca", "no"), "no can't be used"),
     ],
 )
-def test_tls_that_cannot_work_is_one_line_and_status_2(
+def test_tls_that_is_wrong_or_missing_is_one_line_and_status_2(
     options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything listens."""
