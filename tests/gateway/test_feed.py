@@ -30,9 +30,10 @@ from gateway.contract import (
     serialise_message,
 )
 from gateway.feed import Feed, backoff
+from tests.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 ID = RevisionId("default", "hello-00001")
@@ -131,16 +132,6 @@ async def follow(given: Given) -> AsyncIterator[Callable[..., Feed]]:
             await task
 
 
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - a plain value of the code under test
-                await asyncio.sleep(0.001)
-
-    return wait
-
-
 @pytest.mark.parametrize(
     ("failures", "point", "expected"), [(0, 0.0, 0.025), (0, 1.0, 0.05), (3, 1.0, 0.4), (50, 0.0, 2.5), (50, 1.0, 5.0)]
 )
@@ -205,7 +196,7 @@ async def test_anything_else_ends_the_connection(controller: Controller, follow,
     assert feed.snapshot.version == 7
 
 
-async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Controller, until) -> None:
+async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Controller) -> None:
     """The connection ends, the former snapshot stays, and the next attempt backs off."""
 
     def refuse(_update: Update, _snapshot: Snapshot) -> None:
@@ -221,7 +212,7 @@ async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Contro
         await task
 
 
-async def test_stats_and_pokes_go_up(controller: Controller, follow, until) -> None:
+async def test_stats_and_pokes_go_up(controller: Controller, follow) -> None:
     """Pokes first; of several Stats that did not get out yet the newest."""
     feed = follow(controller)
     await controller.connection()
@@ -243,7 +234,7 @@ async def test_waiting_revisions_are_poked_after_each_connect(controller: Contro
         await socket.close()
 
 
-async def test_a_restarted_controller_is_found_again(follow, until) -> None:
+async def test_a_restarted_controller_is_found_again(follow) -> None:
     """The worker keeps its snapshot meanwhile and takes the new whole state, versions starting over."""
     controller = Controller()
     async with AsyncExitStack() as stack:
@@ -259,7 +250,7 @@ async def test_a_restarted_controller_is_found_again(follow, until) -> None:
         assert feed.snapshot == Snapshot(1)
 
 
-async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pytest.LogCaptureFixture, until) -> None:
+async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pytest.LogCaptureFixture) -> None:
     """The log names the address and the refusal."""
     controller.token = "another"
     follow(controller)
@@ -268,7 +259,7 @@ async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pyt
 
 
 async def test_the_snapshot_file_serves_a_start_without_controller(
-    follow, tmp_path: Path, given: Given, until, monkeypatch: pytest.MonkeyPatch
+    follow, tmp_path: Path, given: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was last applied is there again after a restart, in a file for the owner's eyes."""
     monkeypatch.setattr(module, "_SAVE_DELAY", 0.0)
@@ -295,7 +286,7 @@ async def test_the_snapshot_file_serves_a_start_without_controller(
     "content", [b"", b"{", b'{"type":"ack","version":1}', serialise_message(Update(0, 1, {}, {}, more=True)).encode()]
 )
 async def test_a_bad_snapshot_file_is_not_used(
-    follow, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture, until
+    follow, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The worker says so and waits for the controller."""
     path = tmp_path / "snapshot.json"

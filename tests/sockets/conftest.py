@@ -36,6 +36,7 @@ from gateway.net.downstream2 import Connection
 from gateway.net.pool import Pools
 from gateway.net.tls import Certificates, TlsListener
 from gateway.reporter import Reporter
+from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -219,13 +220,6 @@ class Gateway:
         await until(lambda: self.traffic.downstream_connections == 0 and self.pools.open == 0)
         self.listener.close()
         self.access_log.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds; fails after five seconds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

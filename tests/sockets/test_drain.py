@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.polling import until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
@@ -129,9 +130,3 @@ async def test_what_outlives_the_grace_period(gateway: Gateway) -> None:
     assert sorted((line["status"], line["flag"]) for line in lines) == [(101, "DR"), (200, "DR"), (503, "DR")]
     for client in clients:
         client.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

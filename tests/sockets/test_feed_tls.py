@@ -17,6 +17,7 @@ from gateway import feed as module
 from gateway.contract import FEED_PATH, RevisionId, RouteId, RouteRule, Split
 from gateway.feed import Feed
 from gateway.net.tlscontext import CertificateFiles
+from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -91,12 +92,6 @@ def write(path: Path, text: str | None) -> None:
         path.unlink()
     else:
         path.write_text(text)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the state of another object, which sets no event
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.polling import until
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -427,9 +429,3 @@ async def test_a_client_that_pipelines_without_reading_is_not_read(gateway: Gate
     client.send(nowhere.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     assert (await client.rest()).count(b"HTTP/1.1 404 ") > 1000
     client.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.polling import until
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -239,9 +241,3 @@ async def test_a_silent_response_finds_out_too(gateway: Gateway, monkeypatch: py
 
 async def until_parked(gateway: Gateway) -> None:
     await until(lambda: gateway.activator.parked > 0)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

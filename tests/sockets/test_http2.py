@@ -14,6 +14,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
 
+from tests.polling import until
 from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, Client
 
 if TYPE_CHECKING:
@@ -32,13 +33,6 @@ async def client(gateway: Gateway) -> AsyncIterator[Client]:
     client = Client(*await gateway.connect())
     yield client
     client.writer.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.config import Limits
 from gateway.net import downstream2, stream2
+from tests.polling import until
 from tests.sockets.http2 import (
     ACK,
     CONTINUATION,
@@ -53,13 +54,6 @@ async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     while b"/never" not in await reader.readuntil(b"\r\n\r\n"):
         writer.write(OK)
     await reader.read()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def with_path(path: bytes) -> list[tuple[bytes, bytes]]:

@@ -27,9 +27,10 @@ from gateway.contract import (
     Update,
     serialise_message,
 )
+from tests.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from aiohttp.test_utils import TestServer
     from pytest_aiohttp.plugin import AiohttpServer
@@ -222,7 +223,7 @@ async def test_a_gateway_that_could_not_start_is_not_put_in_place(feed: TestServ
         gateway.process.send_signal(signal.SIGUSR2)
         load = Load(gateway.port)
         await load.more(300)
-        await until(lambda: gateway.workers() == before)  # the one that asked has ended
+        await until(lambda: gateway.workers() == before, 20)  # the one that asked has ended
         assert set(await load.stop()) == {"HTTP/1.1 200 OK"}
 
 
@@ -274,9 +275,3 @@ async def test_a_stop_serves_what_waits_to_be_accepted(feed: TestServer, tmp_pat
             assert b"connection: close\r\n" in answer
             assert await gateway.process.wait() == 0
         writer.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.polling import until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
@@ -171,9 +172,3 @@ async def test_a_closed_connection_is_not_used_for_content(gateway: Gateway, mon
         await loop.sock_sendall(second, OK)
         assert await client.response(2) == OK
     client.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.polling import until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
@@ -211,9 +212,3 @@ async def test_many_requests_leave_one_timer(gateway: Gateway) -> None:
     await gateway.left()
     assert timer is not connection._timer
     assert connection._timer is None
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)

@@ -36,6 +36,7 @@ from gateway.core.frames import (
     window_frame,
 )
 from gateway.net.upstream2 import SILENCE, Upstream2
+from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,13 +47,6 @@ if TYPE_CHECKING:
 
 HOST = b"hello.default.localhost"
 GET = b"GET /a?b HTTP/1.1\r\nHost: hello.default.localhost\r\nConnection: close\r\n\r\n"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds; fails after five seconds."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 class Request:

@@ -23,6 +23,7 @@ from gateway.contract import (
     serialise_message,
 )
 from gateway.feed import Feed
+from tests.polling import until
 
 ROUTE, OTHER = RouteId("ns", "r"), RouteId("ns", "s")
 REVISION = RevisionId("ns", "rev")
@@ -118,7 +119,7 @@ async def test_the_whole_state_first_then_changes(bench):
     assert (late.base, late.version, list(late.routes)) == (0, 3, [OTHER])
 
 
-async def test_nothing_is_sent_before_the_first_publication(bench, until):
+async def test_nothing_is_sent_before_the_first_publication(bench):
     """A gateway with a snapshot from before must not get an empty one while the controller still reads."""
     client = await bench.connect()
     await until(lambda: bench.server.workers)
@@ -130,7 +131,7 @@ async def test_nothing_is_sent_before_the_first_publication(bench, until):
     assert (await client.hear()).version == 2
 
 
-async def test_stats_and_disconnects_are_told(bench, until):
+async def test_stats_and_disconnects_are_told(bench):
     """Who reported what, and who is gone."""
     client = await bench.connect()
     stat = Stat(REVISION, 1.0, 1.0)
@@ -142,7 +143,7 @@ async def test_stats_and_disconnects_are_told(bench, until):
     assert bench.gone == ["w1"]
 
 
-async def test_a_route_is_programmed_when_every_worker_has_acknowledged_it(bench, until):
+async def test_a_route_is_programmed_when_every_worker_has_acknowledged_it(bench):
     """None without workers, False while somebody is missing, True from then on, whoever joins or leaves."""
     server = bench.server
     server.publish(delta())
@@ -171,7 +172,7 @@ async def test_a_route_is_programmed_when_every_worker_has_acknowledged_it(bench
     assert server.programmed(RouteId("ns", "unknown")) is False
 
 
-async def test_a_newer_change_needs_a_newer_acknowledgement(bench, until):
+async def test_a_newer_change_needs_a_newer_acknowledgement(bench):
     """An acknowledgement of version 1 says nothing about what version 2 brought."""
     bench.server.publish(delta())
     client = await bench.connect()
@@ -185,7 +186,7 @@ async def test_a_newer_change_needs_a_newer_acknowledgement(bench, until):
     await until(lambda: bench.server.programmed(ROUTE))
 
 
-async def test_a_worker_that_does_not_keep_up_is_cut_off(bench, until, monkeypatch):
+async def test_a_worker_that_does_not_keep_up_is_cut_off(bench, monkeypatch):
     """Its queue is bounded; the others are not held up, and when it comes back it gets the whole state."""
     monkeypatch.setattr(feed, "QUEUE_LIMIT", 3)
     slow = await bench.connect("slow")
@@ -198,7 +199,7 @@ async def test_a_worker_that_does_not_keep_up_is_cut_off(bench, until, monkeypat
     assert (again.base, again.version) == (0, 10)
 
 
-async def test_the_same_name_again_replaces_the_old_connection(bench, until):
+async def test_the_same_name_again_replaces_the_old_connection(bench):
     """A worker that lost its connection must not wait until the server has noticed."""
     old = await bench.connect("w1")
     await until(lambda: bench.server.workers)
@@ -219,7 +220,7 @@ async def test_what_does_not_begin_with_hello_is_refused(bench, text):
 
 
 @pytest.mark.parametrize("message", ["nonsense", serialise_message(Hello("again")), serialise_message(Ack(99))])
-async def test_what_is_out_of_place_ends_the_connection(bench, message, until):
+async def test_what_is_out_of_place_ends_the_connection(bench, message):
     """A second hello, the acknowledgement of what was never sent, and what is no message."""
     client = await bench.connect()
     await client.socket.send_str(message)
@@ -227,7 +228,7 @@ async def test_what_is_out_of_place_ends_the_connection(bench, message, until):
     await until(lambda: bench.gone == ["w1"])
 
 
-async def test_the_gateways_own_feed_understands_it(bench, until):
+async def test_the_gateways_own_feed_understands_it(bench):
     """Both ends as they are: the snapshot arrives, is acknowledged, and a poke comes back."""
     seen = []
     feed_end = Feed(

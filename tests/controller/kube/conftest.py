@@ -32,18 +32,6 @@ async def serve():
         await server.close()
 
 
-@pytest.fixture
-def until():
-    """`await until(condition)`: polls, and fails after ten seconds."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - the condition is the state of the world, no event of ours
-                await asyncio.sleep(0.002)
-
-    return wait
-
-
 class MiniApi:
     """Objects by collection path; resourceVersion, 409, status subresource, merge patch, watch. `refuse` maps
     (method, path) to answers given instead, each once; `hold` delays watch events until it is set."""

@@ -8,6 +8,7 @@ from controller.kube.client import KubeClient
 from controller.kube.events import BURST, REFILL_SECONDS, Correlator, Recorder
 from controller.kube.lull import Lull
 from controller.reconcile.plan import Event
+from tests.polling import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SUBJECT = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "a", "uid": "u"}}
@@ -40,7 +41,7 @@ def test_one_object_cannot_flood_the_api():
     assert correlator.correlate(other, Event("Normal", "R", "z"), NOW).obj["metadata"]["namespace"] == "default"
 
 
-async def test_a_repeated_event_is_patched_and_written_anew_if_it_has_expired(serve, until):
+async def test_a_repeated_event_is_patched_and_written_anew_if_it_has_expired(serve):
     """Create, count up, and create again when the server has dropped it; a refused event is dropped silently."""
     seen = []
 

@@ -4,9 +4,10 @@ import gc
 
 from controller.kube import heap
 from controller.kube.lull import Lull
+from tests.polling import until
 
 
-async def test_garbage_waits_for_a_lull_and_goes(until, monkeypatch):
+async def test_garbage_waits_for_a_lull_and_goes(monkeypatch):
     """While something urgent is under way nothing is collected, after it, it is; Python takes over again in the end."""
     monkeypatch.setattr(heap, "INTERVAL", 0.001)
     monkeypatch.setattr(heap, "ALLOCATIONS", 1)

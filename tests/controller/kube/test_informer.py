@@ -13,6 +13,7 @@ from controller.apis.meta import Key, key_of
 from controller.kube.client import KubeClient
 from controller.kube.errors import Gone, Unavailable
 from controller.kube.informer import Caches, Informer, KindCache, LineSplitter, Pace, parse_event
+from tests.polling import until
 
 PACE = Pace(back_off_base=0.001, back_off_cap=0.01)
 
@@ -292,8 +293,8 @@ async def api():
 
 
 @pytest.fixture
-async def watching(api, serve, until):
-    """`watching(pace)` runs an informer of pods against `api` → (cache, list of told names, until)."""
+async def watching(api, serve):
+    """`watching(pace)` runs an informer of pods against `api` → (cache, list of told names)."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(pace=PACE):
@@ -314,7 +315,7 @@ async def watching(api, serve, until):
             stack.push_async_callback(stop)
 
             await until(lambda: informer.synced.is_set() or task.done())
-            return cache, told, until
+            return cache, told
 
         yield start
         api.closing.set()
@@ -324,7 +325,7 @@ async def test_it_lists_in_pages_and_watches_from_the_lists_version(api, watchin
     """limit/continue until the last page; the watch starts at the version of the list and asks for bookmarks."""
     api.a_list(7, obj("a", 1), token="next")
     api.a_list(7, {"metadata": {"namespace": "ns", "name": "b", "resourceVersion": "2"}})
-    cache, _, until = await watching()
+    cache, _ = await watching()
     await until(lambda: api.watch_queries)
     assert [q.get("continue") for q in api.list_queries] == [None, "next"]
     assert all(q["limit"] == "500" for q in api.list_queries)
@@ -339,7 +340,7 @@ async def test_an_expired_continue_token_lists_again_in_one_piece(api, watching)
     api.a_list(7, obj("a", 1), token="old")
     api.a_status(api.lists, 410, "Expired")
     api.a_list(9, obj("a", 8))
-    cache, _, _ = await watching()
+    cache, _ = await watching()
     assert [q.get("limit") for q in api.list_queries] == ["500", "500", None]
     assert names(cache) == {("a", "8")}
 
@@ -354,7 +355,7 @@ async def test_events_apply_and_bookmarks_move_the_version_on(api, watching):
         event("DELETED", obj("b", 5)),
         event("BOOKMARK", {"metadata": {"resourceVersion": "90"}}),
     )
-    cache, told, until = await watching()
+    cache, told = await watching()
     await until(lambda: len(api.watch_queries) == 2)
     assert api.watch_queries[1]["resourceVersion"] == "90"
     assert names(cache) == {("a", "3")}
@@ -367,7 +368,7 @@ async def test_410_as_a_status_lists_again(api, watching):
     api.a_list(1, obj("a", 1))
     api.a_status(api.watches, 410, "Gone")
     api.a_list(50, obj("b", 40))
-    cache, told, until = await watching()
+    cache, told = await watching()
     await until(lambda: len(api.watch_queries) == 2)
     assert [q["resourceVersion"] for q in api.watch_queries] == ["1", "50"]
     assert names(cache) == {("b", "40")}
@@ -381,7 +382,7 @@ async def test_an_error_event_inside_a_200_lists_again(api, watching, code):
     api.a_list(1, obj("a", 1))
     api.a_watch(event("ADDED", obj("x", 2)), event("ERROR", status), then="silence")
     api.a_list(50, obj("a", 1))
-    cache, told, until = await watching()
+    cache, told = await watching()
     await until(lambda: len(api.watch_queries) == 2)
     assert api.watch_queries[1]["resourceVersion"] == "50"
     assert names(cache) == {("a", "1")}
@@ -396,7 +397,7 @@ async def test_lines_cut_between_chunks_and_far_above_64_kib(api, watching):
     api.a_list(1)
     pieces = [text[:10], text[10:70_000], text[70_000:], event("ADDED", obj("a", 3)) + event("ADDED", obj("b", 4))]
     api.a_watch(*pieces, then="silence")
-    cache, _, until = await watching()
+    cache, _ = await watching()
     await until(lambda: len(cache) == 3)
     assert cache.get(Key("ns", "big"))["data"] == big["data"]
 
@@ -406,7 +407,7 @@ async def test_a_silent_connection_is_replaced(api, watching):
     api.a_list(1)
     api.a_watch(event("ADDED", obj("a", 2)), then="silence")
     api.a_watch(event("ADDED", obj("b", 3)), then="silence")
-    cache, _, until = await watching(
+    cache, _ = await watching(
         Pace(watch_seconds=(0.05, 0.06), read_margin=0.05, back_off_base=0.001, back_off_cap=0.01)
     )
     await until(lambda: len(cache) == 2)
@@ -419,7 +420,7 @@ async def test_a_broken_connection_watches_again_from_the_last_version(api, watc
     api.a_list(1)
     api.a_watch(event("ADDED", obj("a", 2)), b'{"type":"ADD', then="reset")
     api.a_watch(event("ADDED", obj("b", 3)), then="silence")
-    cache, _, until = await watching()
+    cache, _ = await watching()
     await until(lambda: len(cache) == 2)
     assert api.watch_queries[1]["resourceVersion"] == "2"
     assert len(api.list_queries) == 1
@@ -430,7 +431,7 @@ async def test_a_server_that_is_away_is_tried_again_and_the_cache_stays(api, wat
     api.a_list(1, obj("a", 1))
     for _ in range(3):
         api.a_status(api.watches, 503)
-    cache, told, until = await watching()
+    cache, told = await watching()
     await until(lambda: len(api.watch_queries) == 4)
     assert names(cache) == {("a", "1")}
     assert {q["resourceVersion"] for q in api.watch_queries} == {"1"}
@@ -442,7 +443,7 @@ async def test_a_list_that_fails_is_tried_again(api, watching):
     api.a_status(api.lists, 404, "NotFound")
     api.a_status(api.lists, 500)
     api.a_list(3, obj("a", 1))
-    cache, _, _ = await watching()
+    cache, _ = await watching()
     assert names(cache) == {("a", "1")}
 
 
@@ -451,7 +452,7 @@ async def test_timeouts_are_spread(api, watching):
     api.a_list(1)
     for n in range(12):
         api.a_watch(event("BOOKMARK", {"metadata": {"resourceVersion": str(n + 2)}}))
-    _, _, until = await watching()
+    await watching()
     await until(lambda: len(api.watch_queries) == 13)
     drawn = {int(q["timeoutSeconds"]) for q in api.watch_queries}
     assert len(drawn) > 1

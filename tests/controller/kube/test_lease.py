@@ -7,6 +7,7 @@ import pytest
 from controller.apis.meta import Key
 from controller.kube.client import KubeClient
 from controller.kube.lease import LeadershipLost, Sighting, claim, lead, may_take, sight
+from tests.polling import until
 
 KEY = Key("knative-serving", "controller")
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/knative-serving/leases"
@@ -85,7 +86,7 @@ async def candidate(mini):
         yield make
 
 
-async def test_one_leads_and_the_next_takes_over_when_it_ends(mini, candidate, until):
+async def test_one_leads_and_the_next_takes_over_when_it_ends(mini, candidate):
     """The lease is given back at an orderly end."""
     api, _ = mini
     one = candidate("one")
@@ -99,7 +100,7 @@ async def test_one_leads_and_the_next_takes_over_when_it_ends(mini, candidate, u
     assert api.objects[LEASES, "controller"]["spec"]["holderIdentity"] == "two"
 
 
-async def test_a_leader_that_vanished_is_replaced_after_the_duration(mini, candidate, until):
+async def test_a_leader_that_vanished_is_replaced_after_the_duration(mini, candidate):
     """Its lease runs out on the candidate's clock."""
     api, _ = mini
     await api.put(LEASES, claim(None, KEY, "vanished", NOW))
@@ -107,7 +108,7 @@ async def test_a_leader_that_vanished_is_replaced_after_the_duration(mini, candi
     await until(one.leading.is_set)
 
 
-async def test_a_leader_that_is_robbed_stops_its_work(mini, candidate, until):
+async def test_a_leader_that_is_robbed_stops_its_work(mini, candidate):
     """Somebody else's name in the lease ends the work and raises."""
     api, _ = mini
     one = candidate("one")
@@ -118,7 +119,7 @@ async def test_a_leader_that_is_robbed_stops_its_work(mini, candidate, until):
     assert not one.leading.is_set()
 
 
-async def test_a_leader_that_cannot_renew_stops_its_work(mini, candidate, until):
+async def test_a_leader_that_cannot_renew_stops_its_work(mini, candidate):
     """Before the others may begin."""
     api, _ = mini
     one = candidate("one")
@@ -129,7 +130,7 @@ async def test_a_leader_that_cannot_renew_stops_its_work(mini, candidate, until)
         await one.task
 
 
-async def test_work_that_fails_ends_the_leadership_with_its_error(mini, until):
+async def test_work_that_fails_ends_the_leadership_with_its_error(mini):
     """The error is the caller's, and the lease is free again."""
     api, url = mini
 

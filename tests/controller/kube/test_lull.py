@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from controller.kube.lull import BATCH, TICK, Lull
+from tests.polling import until
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ async def busy(lull):
     task.cancel()
 
 
-async def test_work_waits_while_somebody_is_busy_and_then_comes_in_order(lull, busy, until):
+async def test_work_waits_while_somebody_is_busy_and_then_comes_in_order(lull, busy):
     """Nothing is let go before the lull; then the oldest first, each key once, as it was handed over first."""
     done = []
     for number in range(3 * BATCH):
@@ -40,7 +41,7 @@ async def test_work_waits_while_somebody_is_busy_and_then_comes_in_order(lull, b
     assert done == list(range(3 * BATCH))
 
 
-async def test_work_that_waited_long_goes_although_somebody_is_busy(lull, busy, until, monkeypatch):
+async def test_work_that_waited_long_goes_although_somebody_is_busy(lull, busy, monkeypatch):
     """The wait is bounded."""
     monkeypatch.setattr("controller.kube.lull.LIMIT", 0.02)
     async with asyncio.timeout(10):
@@ -48,7 +49,7 @@ async def test_work_that_waited_long_goes_although_somebody_is_busy(lull, busy, 
     assert not busy.done()
 
 
-async def test_one_that_waits_can_leave(lull, until):
+async def test_one_that_waits_can_leave(lull):
     """A cancelled wait leaves nothing behind, and a closed Lull drops what waits."""
     waiting = asyncio.ensure_future(lull.wait())
     await until(lambda: len(lull))
@@ -61,7 +62,7 @@ async def test_one_that_waits_can_leave(lull, until):
     await lull.wait()
 
 
-async def test_there_is_no_lull_while_something_urgent_is_under_way(lull, until):
+async def test_there_is_no_lull_while_something_urgent_is_under_way(lull):
     """Nobody says `busy` while an answer is waited for; what is urgent holds the lull off until it is over."""
     done = []
     with lull.urgent():

@@ -10,6 +10,7 @@ from controller.apis.meta import Key, controller_ref, name_of
 from controller.kube.client import KubeClient
 from controller.kube.runner import Runner
 from controller.reconcile.plan import Controller, Event, Plan, owner_key
+from tests.polling import until
 
 SERVICES = "/apis/serving.knative.dev/v1/namespaces/ns/services"
 CONFIGURATIONS = "/apis/serving.knative.dev/v1/namespaces/ns/configurations"
@@ -84,7 +85,7 @@ async def running(mini):
         yield start
 
 
-async def settled(api, runner, until):
+async def settled(api, runner):
     """Until nothing waits and the caches hold all that the server holds."""
     await until(
         lambda: (
@@ -99,7 +100,7 @@ async def settled(api, runner, until):
     )
 
 
-async def test_it_converges_and_then_makes_no_request(mini, running, until):
+async def test_it_converges_and_then_makes_no_request(mini, running):
     """A child is made, repaired when changed or deleted behind our back; when all is well nothing is written."""
     api, _ = mini
     await api.put(SERVICES, service(a=1))
@@ -113,39 +114,39 @@ async def test_it_converges_and_then_makes_no_request(mini, running, until):
     await api.remove(CONFIGURATIONS, "s")
     await until(lambda: api.named("s", "configurations") and api.named("s", "services")["status"]["child"] == "there")
 
-    await settled(api, runner, until)
+    await settled(api, runner)
     written, seen = len(api.writes()), parent.reconciled["s"]
     runner.enqueue(kinds.SERVICE, Key("ns", "s"))
     await until(lambda: parent.reconciled["s"] > seen)
-    await settled(api, runner, until)
+    await settled(api, runner)
     assert len(api.writes()) == written
 
 
-async def test_its_own_writes_are_known_before_the_watch_tells(mini, running, until):
+async def test_its_own_writes_are_known_before_the_watch_tells(mini, running):
     """While the watch is held back, a second reconcile does not repeat the create, and goes on from the answer."""
     api, _ = mini
     parent = Parent()
     runner = await running(parent)
     await api.put(SERVICES, service(a=1))
     await until(lambda: api.named("s", "configurations"))
-    await settled(api, runner, until)
+    await settled(api, runner)
     await api.remove(CONFIGURATIONS, "s")
     await until(lambda: api.named("s", "configurations"))
-    await settled(api, runner, until)
+    await settled(api, runner)
     api.released.clear()
     created = api.writes().count(("POST", CONFIGURATIONS))
     runner._offer(
         kinds.SERVICE, await api._store(SERVICES, {**api.named("s", "services"), "spec": {"a": 2}}, "MODIFIED")
     )
     await until(lambda: api.named("s", "configurations")["spec"] == {"a": 2})
-    await settled(api, runner, until)
+    await settled(api, runner)
     assert api.writes().count(("POST", CONFIGURATIONS)) == created
     assert runner.cache.get(kinds.CONFIGURATION, Key("ns", "s"))["spec"] == {"a": 2}
     api.released.set()
-    await settled(api, runner, until)
+    await settled(api, runner)
 
 
-async def test_a_conflict_is_tried_again_and_nobody_is_told(mini, running, until):
+async def test_a_conflict_is_tried_again_and_nobody_is_told(mini, running):
     """409 means the cache was behind: no event, no person involved."""
     api, _ = mini
     conflict = {"code": 409, "reason": "Conflict", "message": "changed"}
@@ -156,7 +157,7 @@ async def test_a_conflict_is_tried_again_and_nobody_is_told(mini, running, until
     assert not [path for _, path in api.writes(events=True) if "/events" in path]
 
 
-async def test_a_refusal_is_an_internal_error_event_and_is_tried_again(mini, running, until):
+async def test_a_refusal_is_an_internal_error_event_and_is_tried_again(mini, running):
     """Any other error of the API: Warning event InternalError in the object's namespace, back-off, retry."""
     api, _ = mini
     api.refuse["POST", CONFIGURATIONS] = [{"code": 403, "reason": "Forbidden", "message": "quota is used up"}]
@@ -173,7 +174,7 @@ async def test_a_refusal_is_an_internal_error_event_and_is_tried_again(mini, run
     assert events[0]["involvedObject"]["name"] == "s"
 
 
-async def test_a_plan_with_an_error_is_applied_told_and_tried_again(mini, running, until):
+async def test_a_plan_with_an_error_is_applied_told_and_tried_again(mini, running):
     """What the plan holds is still done; the key comes back by itself."""
     api, _ = mini
     parent = Parent()
@@ -185,7 +186,7 @@ async def test_a_plan_with_an_error_is_applied_told_and_tried_again(mini, runnin
     assert api.named("s", "services")["status"] == {"half": True}
 
 
-async def test_a_bug_about_one_object_does_not_stop_the_others(mini, running, until, caplog):
+async def test_a_bug_about_one_object_does_not_stop_the_others(mini, running, caplog):
     """An exception in a reconciler is logged with its traceback and counted; other keys go on."""
     api, _ = mini
     parent = Parent()
@@ -207,7 +208,7 @@ async def test_a_bug_about_one_object_does_not_stop_the_others(mini, running, un
     assert registry.get_sample_value("zerogate_controller_reconciles_total", labels) >= 2
 
 
-async def test_a_bug_that_everything_meets_is_logged_once(mini, running, until, caplog):
+async def test_a_bug_that_everything_meets_is_logged_once(mini, running, caplog):
     """Fifty objects and their changes, reconciled and told to a callback that fails too: two tracebacks in all; the
     metrics have each."""
     api, _ = mini
@@ -230,7 +231,7 @@ async def test_a_bug_that_everything_meets_is_logged_once(mini, running, until, 
         )
 
 
-async def test_requeue_after_and_enqueue_bring_a_key_back(mini, running, until):
+async def test_requeue_after_and_enqueue_bring_a_key_back(mini, running):
     """A plan can ask to be looked at again; others can ask for a key at once or later."""
     api, _ = mini
     parent = Parent()
@@ -244,7 +245,7 @@ async def test_requeue_after_and_enqueue_bring_a_key_back(mini, running, until):
     await until(lambda: parent.reconciled["s"] == 5)
 
 
-async def test_changes_are_told_to_callbacks(mini, running, until):
+async def test_changes_are_told_to_callbacks(mini, running):
     """`on_change` gets every change as (old, new), with the cache already new; a kind nobody caches is refused."""
     api, _ = mini
     told = []
@@ -270,7 +271,7 @@ def config_map(**data):
     }
 
 
-async def test_a_config_change_reconciles_everything_and_a_bad_one_keeps_the_old(mini, running, until):
+async def test_a_config_change_reconciles_everything_and_a_bad_one_keeps_the_old(mini, running):
     """The maps are read before the first reconcile; a bad map changes nothing but leaves a Warning event."""
     api, _ = mini
     await api.put(CONFIG_MAPS, config_map(**{"min-scale": "2"}))
@@ -280,7 +281,7 @@ async def test_a_config_change_reconciles_everything_and_a_bad_one_keeps_the_old
     await until(lambda: parent.configs)
     assert parent.configs[0].autoscaler.min_scale == 2
 
-    await settled(api, runner, until)
+    await settled(api, runner)
     await api.put(CONFIG_MAPS, config_map(**{"min-scale": "3"}))
     await until(lambda: parent.configs[-1].autoscaler.min_scale == 3)
 
@@ -292,7 +293,7 @@ async def test_a_config_change_reconciles_everything_and_a_bad_one_keeps_the_old
     await until(lambda: runner.config.autoscaler.min_scale == 0)
 
 
-async def test_a_late_status_waits_behind_the_steps_and_comes_once(mini, running, until):
+async def test_a_late_status_waits_behind_the_steps_and_comes_once(mini, running):
     """The child is made at once; the status follows by itself, and the event that tells of it is told once."""
     api, _ = mini
     parent = Parent()
@@ -310,6 +311,6 @@ async def test_a_late_status_waits_behind_the_steps_and_comes_once(mini, running
     runner.enqueue(kinds.SERVICE, Key("ns", "s"))
     await until(lambda: (api.named("s", "services") or {}).get("status") == {"told": True})
     await until(lambda: [o for o in api.objects.values() if o.get("reason") == "Told"])
-    await settled(api, runner, until)
+    await settled(api, runner)
     assert [o["count"] for o in api.objects.values() if o.get("reason") == "Told"] == [1]
     assert api.writes().count(("PUT", f"{SERVICES}/s/status")) == 1

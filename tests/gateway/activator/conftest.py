@@ -70,15 +70,3 @@ async def upstream() -> AsyncIterator[Callable[..., Awaitable[Upstream]]]:
 def free_port(unused_tcp_port: int) -> int:
     """A port nobody listens on."""
     return unused_tcp_port
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Waits until a condition holds, five seconds at most."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110 - a plain value of the code under test
-                await asyncio.sleep(0.001)
-
-    return wait

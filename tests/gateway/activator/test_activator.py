@@ -9,9 +9,10 @@ from gateway.activator.activator import Activator, Lease
 from gateway.contract import Endpoint, Probe, Revision, RevisionId, Snapshot, Update
 from gateway.contract import apply as apply_update
 from gateway.errors import NoRevision, QueueFull, QueueTimeout, RevisionFailed
+from tests.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 ID = RevisionId("default", "hello-00001")
 CONNECT = Probe()
@@ -43,7 +44,7 @@ class World:
     def ask(self) -> asyncio.Task[Lease]:
         return asyncio.get_running_loop().create_task(self.activator.acquire(ID))
 
-    async def asked(self, count: int, until: Callable) -> list[asyncio.Task[Lease]]:
+    async def asked(self, count: int) -> list[asyncio.Task[Lease]]:
         before = self.activator.parked
         tasks = [self.ask() for _ in range(count)]
         await until(lambda: self.activator.parked == before + count)
@@ -64,10 +65,10 @@ async def ready(upstream) -> Endpoint:
     return Endpoint(endpoint.host, endpoint.port, endpoint.pod, ready=True)
 
 
-async def test_a_cold_request_goes_out_when_a_probe_passes(world: World, upstream, free_port: int, until) -> None:
+async def test_a_cold_request_goes_out_when_a_probe_passes(world: World, upstream, free_port: int) -> None:
     """It waits for the endpoint, and for the endpoint to listen; Kubernetes' readiness is not waited for."""
     world.set()
-    [task] = await world.asked(1, until)
+    [task] = await world.asked(1)
     world.set(Endpoint("127.0.0.1", free_port, "pod"))
     await until(lambda: world.activator.probe_failures > 0)
     assert not task.done()
@@ -78,7 +79,7 @@ async def test_a_cold_request_goes_out_when_a_probe_passes(world: World, upstrea
     lease.release()
 
 
-async def test_the_warm_path_needs_no_waiting(world: World, ready: Endpoint, until) -> None:
+async def test_the_warm_path_needs_no_waiting(world: World, ready: Endpoint) -> None:
     """Once probed, `try_acquire` gives leases up to the limit; a released slot is there again."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
@@ -88,11 +89,11 @@ async def test_the_warm_path_needs_no_waiting(world: World, ready: Endpoint, unt
     assert world.activator.try_acquire(ID) is None
 
 
-async def test_waiters_are_served_in_order(world: World, ready: Endpoint, until) -> None:
+async def test_waiters_are_served_in_order(world: World, ready: Endpoint) -> None:
     """A freed slot goes to the one that waited longest."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
-    tasks = await world.asked(3, until)
+    tasks = await world.asked(3)
     for task in tasks:
         lease.release()
         lease = await asyncio.wait_for(task, 5)
@@ -106,20 +107,20 @@ async def test_unknown_revision(world: World) -> None:
         await world.activator.acquire(ID)
 
 
-async def test_a_removed_revision_fails_its_waiters(world: World, until) -> None:
+async def test_a_removed_revision_fails_its_waiters(world: World) -> None:
     """There is nothing left to wait for."""
     world.set()
-    tasks = await world.asked(2, until)
+    tasks = await world.asked(2)
     world.give({ID: None})
     for task in tasks:
         with pytest.raises(NoRevision):
             await task
 
 
-async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endpoint, until) -> None:
+async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endpoint) -> None:
     """Who waits is told why, at once, and who comes later too; as soon as the controller has hope again, they wait."""
     world.set()
-    waiting = await world.asked(3, until)
+    waiting = await world.asked(3)
     world.set(failure="Container failed with: no such file")
     for task in waiting:
         with pytest.raises(RevisionFailed, match="no such file"):
@@ -127,27 +128,27 @@ async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endp
     with pytest.raises(RevisionFailed, match="hello-00001 can't start"):
         await world.activator.acquire(ID)
     world.set()
-    [task] = await world.asked(1, until)
+    [task] = await world.asked(1)
     world.set(ready)
     (await asyncio.wait_for(task, 5)).release()
 
 
-async def test_a_failure_does_not_matter_while_an_endpoint_serves(world: World, ready: Endpoint, until) -> None:
+async def test_a_failure_does_not_matter_while_an_endpoint_serves(world: World, ready: Endpoint) -> None:
     """A crash-looping second replica takes nothing from the first, and its requests may queue."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
     world.set(ready, limit=1, failure="ExitCode1")
-    [task] = await world.asked(1, until)
+    [task] = await world.asked(1)
     lease.release()
     (await asyncio.wait_for(task, 5)).release()
 
 
-async def test_the_queue_of_a_revision_is_bounded(until) -> None:
+async def test_the_queue_of_a_revision_is_bounded() -> None:
     """At the bound: QueueFull, at once."""
     activator = Activator(queue_limit=2)
     world = World(activator)
     world.set()
-    tasks = await world.asked(2, until)
+    tasks = await world.asked(2)
     with pytest.raises(QueueFull, match="2 requests wait for revision default/hello-00001"):
         await activator.acquire(ID)
     assert activator.counters.queue_full == 1
@@ -156,13 +157,13 @@ async def test_the_queue_of_a_revision_is_bounded(until) -> None:
     assert all(isinstance(outcome, NoRevision) for outcome in await asyncio.gather(*tasks, return_exceptions=True))
 
 
-async def test_the_queues_of_a_worker_are_bounded_together(until) -> None:
+async def test_the_queues_of_a_worker_are_bounded_together() -> None:
     """Requests for other revisions count towards the worker's bound."""
     activator = Activator(worker_queue_limit=1)
     world = World(activator)
     other = RevisionId("default", "other-00001")
     world.give({ID: Revision(ID), other: Revision(other)})
-    tasks = await world.asked(1, until)
+    tasks = await world.asked(1)
     with pytest.raises(QueueFull, match="this gateway worker"):
         await activator.acquire(other)
     await activator.close()
@@ -190,11 +191,11 @@ async def test_whose_queue_time_out_holds() -> None:
         await activator.acquire(ID)
 
 
-async def test_a_client_that_leaves_frees_its_place(world: World, ready: Endpoint, until) -> None:
+async def test_a_client_that_leaves_frees_its_place(world: World, ready: Endpoint) -> None:
     """The next one gets the slot it waited for."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
-    first, second = await world.asked(2, until)
+    first, second = await world.asked(2)
     first.cancel()
     await until(lambda: world.activator.parked == 1)
     assert world.activator.waiting() == [(ID, 1)]
@@ -203,11 +204,11 @@ async def test_a_client_that_leaves_frees_its_place(world: World, ready: Endpoin
 
 
 @pytest.mark.parametrize("cancel_first", [True, False])
-async def test_cancel_and_dispatch_in_the_same_turn(world: World, ready: Endpoint, until, cancel_first: bool) -> None:
+async def test_cancel_and_dispatch_in_the_same_turn(world: World, ready: Endpoint, cancel_first: bool) -> None:
     """Whichever comes first, the slot goes to the next waiter and none is lost."""
     world.set(ready, limit=1)
     lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
-    first, second = await world.asked(2, until)
+    first, second = await world.asked(2)
     if cancel_first:
         first.cancel()
     lease.release()
@@ -218,7 +219,7 @@ async def test_cancel_and_dispatch_in_the_same_turn(world: World, ready: Endpoin
     assert world.activator.try_acquire(ID) is not None
 
 
-async def test_a_failed_connect_means_probing_again(world: World, upstream, free_port: int, until) -> None:
+async def test_a_failed_connect_means_probing_again(world: World, upstream, free_port: int) -> None:
     """Nobody is sent there until a probe passes again."""
     async with asyncio.timeout(10):
         server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", free_port)
@@ -229,23 +230,23 @@ async def test_a_failed_connect_means_probing_again(world: World, upstream, free
         lease.fail()
         lease.release()
         assert world.activator.try_acquire(ID) is None
-        [task] = await world.asked(1, until)
+        [task] = await world.asked(1)
         await upstream(port=free_port)
         assert (await task).endpoint.port == free_port
 
 
-async def test_without_a_probe_of_ours_kubernetes_decides(world: World, ready: Endpoint, until) -> None:
+async def test_without_a_probe_of_ours_kubernetes_decides(world: World, ready: Endpoint) -> None:
     """An endpoint whose probe is None takes traffic exactly while it is ready."""
     unready = Endpoint(ready.host, ready.port, ready.pod, ready=False)
     world.set(unready, probe=None)
-    [task] = await world.asked(1, until)
+    [task] = await world.asked(1)
     world.set(ready, probe=None)
     await asyncio.wait_for(task, 5)
     world.set(unready, probe=None)
     assert world.activator.try_acquire(ID) is None
 
 
-async def test_an_endpoint_that_turns_unready_is_probed_again(world: World, upstream, until) -> None:
+async def test_an_endpoint_that_turns_unready_is_probed_again(world: World, upstream) -> None:
     """It keeps its traffic only if it still answers its probe."""
     server = await upstream([200, 503])
     endpoint: Endpoint = server.endpoint
@@ -257,7 +258,7 @@ async def test_an_endpoint_that_turns_unready_is_probed_again(world: World, upst
     assert world.activator.try_acquire(ID) is None
 
 
-async def test_probing_ends_with_the_endpoint(world: World, upstream, until) -> None:
+async def test_probing_ends_with_the_endpoint(world: World, upstream) -> None:
     """An endpoint that leaves the snapshot is not asked any more, while its successor is asked again and again."""
     gone, successor = await upstream([503]), await upstream([503])
     world.set(gone.endpoint, probe=Probe("/"))

@@ -12,6 +12,7 @@ from h2.events import RequestReceived
 
 from gateway.activator.prober import PER_TURN, Prober, interval
 from gateway.contract import Endpoint, Probe
+from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,7 +53,7 @@ async def test_tcp_probe_passes_when_something_listens(prober: Prober, upstream)
     assert "key" not in prober
 
 
-async def test_probing_goes_on_until_it_listens(prober: Prober, upstream, free_port: int, until) -> None:
+async def test_probing_goes_on_until_it_listens(prober: Prober, upstream, free_port: int) -> None:
     """Refused connects are failures; the first connect after the process listens passes."""
     passed = asyncio.Event()
     prober.start("key", Endpoint("127.0.0.1", free_port, "pod"), Probe(), passed.set)
@@ -75,7 +76,7 @@ async def test_http_probe_needs_a_status_below_400(prober: Prober, upstream) -> 
     assert head.count(b"\r\nhost:") == 1
 
 
-async def test_http_probe_times_out(prober: Prober, upstream, until) -> None:
+async def test_http_probe_times_out(prober: Prober, upstream) -> None:
     """An endpoint that accepts and says nothing fails after the probe's time-out, and is asked again."""
     server = await upstream()
     prober.start("key", server.endpoint, Probe("/", timeout=0.01), pytest.fail)
@@ -83,7 +84,7 @@ async def test_http_probe_times_out(prober: Prober, upstream, until) -> None:
     assert len(server.heads) >= 2
 
 
-async def test_stop_in_the_middle_of_an_attempt(prober: Prober, upstream, until) -> None:
+async def test_stop_in_the_middle_of_an_attempt(prober: Prober, upstream) -> None:
     """A stopped probe never calls back, and leaves no task."""
     server = await upstream()
     prober.start("key", server.endpoint, Probe("/"), pytest.fail)
@@ -94,7 +95,7 @@ async def test_stop_in_the_middle_of_an_attempt(prober: Prober, upstream, until)
     assert len(asyncio.all_tasks()) <= 2  # this test and the upstream's connection
 
 
-async def test_attempts_at_once_are_bounded(upstream, until) -> None:
+async def test_attempts_at_once_are_bounded(upstream) -> None:
     """With as many exchanges running as may, other endpoints wait: the silent one has to time out first."""
     prober = Prober(limit=1)
     silent, other = await upstream(), await upstream([200])
@@ -107,7 +108,7 @@ async def test_attempts_at_once_are_bounded(upstream, until) -> None:
     await prober.close()
 
 
-async def test_many_endpoints_do_not_hold_up_the_loop(upstream, until) -> None:
+async def test_many_endpoints_do_not_hold_up_the_loop(upstream) -> None:
     """Those that fall due together are attempted PER_TURN at a time; in between the loop does other work."""
     prober, endpoint = Prober(), (await upstream()).endpoint
     passed: list[int] = []
@@ -120,7 +121,7 @@ async def test_many_endpoints_do_not_hold_up_the_loop(upstream, until) -> None:
     await prober.close()
 
 
-async def test_a_host_that_is_no_address_fails_like_any_other(prober: Prober, until) -> None:
+async def test_a_host_that_is_no_address_fails_like_any_other(prober: Prober) -> None:
     """Its attempts are counted as failures, and leave no socket behind."""
     prober.start("key", Endpoint("256.0.0.1", 80, "pod"), Probe(), pytest.fail)
     await until(lambda: prober.failures >= 2)
@@ -170,7 +171,7 @@ async def test_an_h2c_endpoint_is_asked_in_http2(prober: Prober) -> None:
     assert requests[0][b"user-agent"].startswith(b"kube-probe/")
 
 
-async def test_an_http1_server_on_a_port_named_h2c_does_not_pass(prober: Prober, upstream, until) -> None:
+async def test_an_http1_server_on_a_port_named_h2c_does_not_pass(prober: Prober, upstream) -> None:
     """It could not take the requests either."""
     server = await upstream([200])
     prober.start("key", server.endpoint, Probe("/", protocol="h2c"), pytest.fail)
@@ -197,9 +198,7 @@ async def test_a_port_to_be_detected_passes_in_either(prober: Prober, upstream) 
         (b"", b"12", False),
     ],
 )
-async def test_a_grpc_probe_passes_when_it_is_serving(
-    prober: Prober, until, body: bytes, status: bytes, passes: bool
-) -> None:
+async def test_a_grpc_probe_passes_when_it_is_serving(prober: Prober, body: bytes, status: bytes, passes: bool) -> None:
     """grpc.health.v1: the service's state counts, not that something answers."""
     passed = asyncio.Event()
     async with h2c(*[b"200"] * 50, body=body, trailers=[(b"grpc-status", status)]) as (endpoint, requests):

@@ -14,6 +14,7 @@ import pytest
 from controller.embedded.logfile import LogWriter
 from controller.embedded.runtimes import Launch, RuntimeGone, StartError
 from controller.embedded.runtimes.process import ProcessRuntime
+from tests.polling import until
 
 ROOT = Path(__file__).resolve().parents[4]
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a subreaper")
@@ -29,12 +30,6 @@ def alive(pid: int) -> bool:
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the state of other processes, no event of ours
-            await asyncio.sleep(0.005)
 
 
 class Bench:
