@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import ssl
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,65 +27,41 @@ from gateway.config import (
     parse_network,
     serialise_config,
 )
-from gateway.contract import (
-    FEED_PATH,
-    Endpoint,
-    Revision,
-    RevisionId,
-    RouteId,
-    RouteRule,
-    Split,
-    Update,
-    serialise_message,
-)
+from tests.gateway_process import ANY_PORTS, HOST, feed_of, started
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from aiohttp.test_utils import TestServer
     from pytest_aiohttp.plugin import AiohttpServer
 
+    from tests.gateway_process import GatewayProcess
+
     Authority = Any  # the class of tests/conftest.py
 
-HOST = "hello.default.localhost"
 ASKED = web.AppKey("ASKED", asyncio.Event)
 """Set when the backend has got a request for /slow, which it answers once `LET_GO` is set."""
 LET_GO = web.AppKey("LET_GO", asyncio.Event)
 
 
-class Running:
-    """A gateway process and its ports."""
+async def get(
+    gateway: GatewayProcess, session: aiohttp.ClientSession, path: str = "/", host: str = HOST
+) -> tuple[int, str]:
+    async with session.get(f"http://127.0.0.1:{gateway.port}{path}", headers={"Host": host}) as response:
+        return response.status, await response.text()
 
-    def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
-        self.process = process
-        self.port, self.local, self.admin, *self.tls = ports
 
-    def workers(self) -> list[int]:
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+async def metrics(gateway: GatewayProcess, session: aiohttp.ClientSession) -> str:
+    async with session.get(f"http://127.0.0.1:{gateway.admin}/metrics") as response:
+        return await response.text()
 
-    async def get(self, session: aiohttp.ClientSession, path: str = "/", host: str = HOST) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.port}{path}"
-        async with session.get(url, headers={"Host": host}) as response:
-            return response.status, await response.text()
 
-    async def ask_admin(self, session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
-        async with session.get(f"http://127.0.0.1:{self.admin}{path}") as response:
-            return response.status, await response.text()
-
-    async def ready(self, session: aiohttp.ClientSession) -> None:
-        async with asyncio.timeout(20):
-            while (await self.ask_admin(session, "/readyz"))[0] != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-
-    async def refuses(self) -> None:
-        """Wait until nothing listens on the port."""
-        async with asyncio.timeout(20):
-            with suppress(ConnectionRefusedError):
-                while True:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                    writer.close()
-                    await asyncio.sleep(0.01)
+async def refuses(gateway: GatewayProcess) -> None:
+    """Wait until nothing listens on the port."""
+    async with asyncio.timeout(20):
+        with suppress(ConnectionRefusedError):
+            while True:
+                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+                writer.close()
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -105,47 +80,7 @@ async def backend(aiohttp_server: AiohttpServer) -> TestServer:
 
 @pytest.fixture
 async def feed(aiohttp_server: AiohttpServer, backend: TestServer) -> TestServer:
-    async def follow(request: web.Request) -> web.WebSocketResponse:
-        assert request.headers["Authorization"] == "Bearer secret"
-        websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
-        await websocket.receive()
-        key = RevisionId("default", "hello-00001")
-        endpoint = Endpoint("127.0.0.1", backend.port or 0, "pod", ready=True)
-        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,))
-        routes = {RouteId("default", "hello"): (RouteRule(HOST, (Split(key, 100),)),)}
-        await websocket.send_str(serialise_message(Update(0, 7, routes, {key: revision})))
-        async for _ in websocket:
-            pass
-        return websocket
-
-    application = web.Application()
-    application.router.add_get(FEED_PATH, follow)
-    return await aiohttp_server(application)
-
-
-@asynccontextmanager
-async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncIterator[Running]:
-    token = tmp_path / "token"
-    token.write_text("secret\n")
-    ports = [part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}", "--feed-token-file", str(token)),
-        *ports,
-        *options,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            line = await process.stdout.readline()
-        yield Running(process, [int(port) for port in re.findall(rb":(\d+)", line)])
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        async with asyncio.timeout(20):
-            await process.wait()
+    return await aiohttp_server(feed_of(backend.port or 0))
 
 
 @pytest.mark.slow
@@ -155,13 +90,11 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backen
     async with started(feed, tmp_path, "--workers", "2", "--access-log", str(log)) as gateway:
         # A connection for each request: none may hang on the worker that is killed.
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            await gateway.ready(session)
             for _ in range(10):
-                assert await gateway.get(session) == (200, "hello")
-            assert (await gateway.get(session, host="nowhere"))[0] == 404
+                assert await get(gateway, session) == (200, "hello")
+            assert (await get(gateway, session, host="nowhere"))[0] == 404
             families = {
-                family.name: family
-                for family in text_string_to_metric_families((await gateway.ask_admin(session, "/metrics"))[1])
+                family.name: family for family in text_string_to_metric_families(await metrics(gateway, session))
             }
             requests = families["zerogate_gateway_requests"].samples
             assert [(one.value, one.labels["service"], one.labels["code_class"]) for one in requests] == [
@@ -170,19 +103,16 @@ async def test_serve_replace_a_worker_measure_and_drain(feed: TestServer, backen
             assert {one.value for one in families["zerogate_gateway_snapshot_version"].samples} == {7.0}
             assert families["zerogate_gateway_workers"].samples[0].value == 2
 
-            before = gateway.workers()
-            os.kill(before[0], signal.SIGKILL)
-            async with asyncio.timeout(20):
-                while len(gateway.workers()) < 2 or before[0] in gateway.workers():  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-            await gateway.ready(session)
+            victim = next(iter(gateway.workers()))
+            os.kill(victim, signal.SIGKILL)
+            await gateway.replaced({victim}, 2)
             for _ in range(10):
-                assert await gateway.get(session) == (200, "hello")
+                assert await get(gateway, session) == (200, "hello")
 
-            last = asyncio.ensure_future(gateway.get(session, "/slow"))
+            last = asyncio.ensure_future(get(gateway, session, "/slow"))
             await backend.app[ASKED].wait()
             gateway.process.terminate()
-            await gateway.refuses()
+            await refuses(gateway)
             backend.app[LET_GO].set()
             assert await last == (200, "hello")
         async with asyncio.timeout(20):
@@ -216,12 +146,11 @@ async def test_tls_by_two_workers(feed: TestServer, backend: TestServer, tmp_pat
             return expires
 
         async with aiohttp.ClientSession() as session:
-            await gateway.ready(session)
             assert len({await ask() for _ in range(10)}) == 1
             write_pair(tmp_path, authority.issue(HOST, days=60))
             after = {await ask() for _ in range(10)}
             assert len(after) == 1
-            text = (await gateway.ask_admin(session, "/metrics"))[1]
+            text = await metrics(gateway, session)
         assert "zerogate_gateway_tls_handshakes_total 20" in text
 
 
@@ -232,8 +161,6 @@ async def test_no_worker_outlives_its_parent(feed: TestServer, tmp_path: Path, m
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     async with started(feed, tmp_path) as gateway:
-        async with aiohttp.ClientSession() as session:
-            await gateway.ready(session)
         workers = gateway.workers()
         gateway.process.kill()
         async with asyncio.timeout(10):
@@ -298,7 +225,7 @@ async def test_an_access_log_that_is_a_link_is_one_clear_line(tmp_path: Path) ->
         sys.executable,
         *("-m", "gateway", "--feed", "ws://127.0.0.1:1", "--feed-token-file", str(tmp_path / "token")),
         *("--access-log", str(tmp_path / "access.log")),
-        *(part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")),
+        *ANY_PORTS,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -348,8 +275,7 @@ async def test_signals_reopen_the_access_log(feed: TestServer, tmp_path: Path, n
     """What logrotate does: move the file, signal the parent. Each worker goes over to a new file at once."""
     log, moved = tmp_path / "access.log", tmp_path / "moved.log"
     async with started(feed, tmp_path, "--access-log", str(log)) as gateway, aiohttp.ClientSession() as session:
-        await gateway.ready(session)
-        assert await gateway.get(session, "/before") == (200, "hello")
+        assert await get(gateway, session, "/before") == (200, "hello")
         async with asyncio.timeout(20):
             while b"/before" not in log.read_bytes():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -357,7 +283,7 @@ async def test_signals_reopen_the_access_log(feed: TestServer, tmp_path: Path, n
             gateway.process.send_signal(number)
             while not log.exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            assert await gateway.get(session, "/after") == (200, "hello")
+            assert await get(gateway, session, "/after") == (200, "hello")
             while b"/after" not in log.read_bytes():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     assert b"/after" not in moved.read_bytes()

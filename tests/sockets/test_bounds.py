@@ -8,9 +8,8 @@ import re
 import resource
 import shutil
 import socket
-import sys
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,22 +17,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.contract import (
-    FEED_PATH,
-    Endpoint,
-    Revision,
-    RevisionId,
-    RouteId,
-    RouteRule,
-    Split,
-    Update,
-    serialise_message,
-)
+from tests.gateway_process import feed_of, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from pytest_aiohttp.plugin import AiohttpServer
+
+    from tests.gateway_process import GatewayProcess
 
     Starter = Callable[[int], Awaitable["Gateway"]]
 
@@ -48,10 +39,10 @@ MOST = 150 * MIB
 class Gateway:
     """One, with one worker."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
-        self.port = port
-        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        self.worker = int(worker)
+    def __init__(self, running: GatewayProcess) -> None:
+        self.running = running
+        self.port = running.port
+        (self.worker,) = running.workers()
 
     def memory(self, name: str) -> int:
         """A figure of the worker's memory, in bytes; VmHWM is the most that was ever resident."""
@@ -66,54 +57,17 @@ class Gateway:
 @pytest.fixture
 async def start(aiohttp_server: AiohttpServer, tmp_path: Path) -> AsyncIterator[Starter]:
     """Starts a gateway that sends requests for 127.0.0.1 to the endpoint at a port."""
-    processes: list[asyncio.subprocess.Process] = []
+    gateways: list[Gateway] = []
+    options = ("--access-log", str(tmp_path / "access.log"), "--drain-grace", "1")
+    async with AsyncExitStack() as stack:
 
-    async def started(endpoint: int) -> Gateway:
-        async def follow(request: web.Request) -> web.WebSocketResponse:
-            websocket = web.WebSocketResponse()
-            await websocket.prepare(request)
-            await websocket.receive()
-            key = RevisionId("default", "hello-00001")
-            revision = Revision(key, probe=None, endpoints=(Endpoint("127.0.0.1", endpoint, "pod", ready=True),))
-            routes = {RouteId("default", "hello"): (RouteRule("127.0.0.1", (Split(key, 100),)),)}
-            await websocket.send_str(serialise_message(Update(0, 1, routes, {key: revision})))
-            async for _ in websocket:
-                pass
-            return websocket
+        async def start_one(endpoint: int) -> Gateway:
+            feed = await aiohttp_server(feed_of(endpoint, "127.0.0.1"))
+            gateways.append(Gateway(await stack.enter_async_context(started(feed, tmp_path, *options))))
+            return gateways[-1]
 
-        application = web.Application()
-        application.router.add_get(FEED_PATH, follow)
-        feed = await aiohttp_server(application)
-        token = tmp_path / "token"
-        token.write_text("secret\n")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}"),
-            *("--feed-token-file", str(token), "--access-log", str(tmp_path / "access.log"), "--drain-grace", "1"),
-            *(part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        async with asyncio.timeout(30):
-            port, _, admin = re.findall(rb":(\d+)", await process.stdout.readline())
-            await _ready(int(admin))
-        return Gateway(process, int(port))
-
-    yield started
-    for process in processes:
-        process.terminate()
-        async with asyncio.timeout(30):
-            assert await process.wait() == 0
-
-
-async def _ready(admin: int) -> None:
-    async with aiohttp.ClientSession() as session:
-        while True:
-            with suppress(aiohttp.ClientError):
-                async with session.get(f"http://127.0.0.1:{admin}/readyz") as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(0.02)
+        yield start_one
+    assert [one.running.process.returncode for one in gateways] == [0] * len(gateways)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
-import sys
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.contract import (
-    FEED_PATH,
-    Endpoint,
-    Revision,
-    RevisionId,
-    RouteId,
-    RouteRule,
-    Split,
-    Update,
-    serialise_message,
-)
+from tests.gateway_process import HOST, feed_of, started
 from tests.polling import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from aiohttp.test_utils import TestServer
     from pytest_aiohttp.plugin import AiohttpServer
 
-HOST = "hello.default.localhost"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 POST = f"POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\nhello".encode()
 
@@ -50,78 +35,10 @@ async def feed(aiohttp_server: AiohttpServer) -> TestServer:
             await asyncio.sleep(0.5)
         return web.Response(text="hello")
 
-    async def follow(request: web.Request) -> web.WebSocketResponse:
-        websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
-        await websocket.receive()
-        key = RevisionId("default", "hello-00001")
-        endpoint = Endpoint("127.0.0.1", backend.port or 0, "pod", ready=True)
-        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,))
-        routes = {RouteId("default", "hello"): (RouteRule(HOST, (Split(key, 100),)),)}
-        await websocket.send_str(serialise_message(Update(0, 7, routes, {key: revision})))
-        async for _ in websocket:
-            pass
-        return websocket
-
     endpoint = web.Application()
     endpoint.router.add_route("*", "/{tail:.*}", hello)
     backend = await aiohttp_server(endpoint)
-    application = web.Application()
-    application.router.add_get(FEED_PATH, follow)
-    return await aiohttp_server(application)
-
-
-class Running:
-    """A gateway process."""
-
-    def __init__(self, process: asyncio.subprocess.Process, ports: list[int]) -> None:
-        self.process = process
-        self.port, self.local, self.admin = ports
-
-    def workers(self) -> set[int]:
-        pid = self.process.pid
-        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-    async def ready(self) -> None:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(30):
-            while True:
-                with suppress(aiohttp.ClientError):
-                    async with session.get(f"http://127.0.0.1:{self.admin}/readyz") as response:
-                        if response.status == 200:
-                            return
-                await asyncio.sleep(0.02)
-
-    async def replaced(self, before: set[int], count: int) -> None:
-        """Wait until `count` workers serve, none of them of those before."""
-        async with asyncio.timeout(60):
-            while (now := self.workers()) & before or len(now) != count:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        await self.ready()
-
-
-@asynccontextmanager
-async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncIterator[Running]:
-    token = tmp_path / "token"
-    token.write_text("secret\n")
-    ports = [part for name in ("", "cluster-local-", "admin-") for part in (f"--{name}listen", "127.0.0.1:0")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}", "--feed-token-file", str(token)),
-        *(*ports, "--drain-grace", "10", *options),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            line = await process.stdout.readline()
-        running = Running(process, [int(port) for port in re.findall(rb":(\d+)", line)])
-        await running.ready()
-        yield running
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        async with asyncio.timeout(30):
-            await process.wait()
+    return await aiohttp_server(feed_of(backend.port or 0))
 
 
 class Load:
