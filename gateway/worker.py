@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-The parent (`gateway.__main__`) binds the listening sockets and hands them down as file descriptors, so a worker that
-dies and is replaced takes over the very same socket with the connections that queue on it. Configuration comes as one
-JSON line on standard input, which the parent keeps open: end of file means that the parent is gone, and so is the
-worker at once (on Linux the kernel sees to it as well, PR_SET_PDEATHSIG, for a worker too busy to look).
+The parent (`gateway.supervisor`) hands the listening sockets down as file descriptors, so a worker that dies and is
+replaced takes over the very same socket with the connections that queue on it. Configuration comes as one JSON line on
+standard input, which the parent keeps open: end of file means that the parent is gone, and so is the worker at once (on
+Linux the kernel sees to it as well, PR_SET_PDEATHSIG, for a worker too busy to look).
 
 SIGTERM or SIGINT drains: no new connections, each response in flight says `Connection: close`, and when the last is
 through the process ends with status 0. Requests and tunnels that outlive the grace period are broken off.
@@ -15,7 +15,7 @@ nginx does, would lose the request of a client that sends on it at the same inst
 some; a client that asks again within LULL gets its answer with `Connection: close`, and one that has been silent for
 that long is that unlikely to begin in the round trip that the closing takes. (HTTP/2 has GOAWAY for it.)
 
-SIGUSR1 reopens the access log.
+SIGUSR1, and SIGHUP, reopen the access log.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ from gateway.net.tlscontext import CertificateFiles
 from gateway.reporter import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.contract import Snapshot, Update
 
 __all__ = ["Assignment", "Worker", "parse_assignment", "serialise_assignment"]
@@ -286,30 +288,27 @@ class Worker:
         families = [
             Family(f"zerogate_gateway_{name}", kind, text, (), {(): (value,)}) for name, kind, text, value in plain
         ]
-        replies: dict[tuple[str, ...], tuple[float, ...]] = {
-            (flag,): (float(count),) for flag, count in traffic.local_replies.items()
-        }
-        refusals: dict[tuple[str, ...], tuple[float, ...]] = {
-            (limit,): (float(count),) for limit, count in traffic.limit_refusals.items() if limit
-        }
-        faults: dict[tuple[str, ...], tuple[float, ...]] = {
-            (code,): (float(count),) for code, count in traffic.http2_faults.items()
-        }
-        failures: dict[tuple[str, ...], tuple[float, ...]] = {
-            (reason,): (float(count),) for reason, count in traffic.tls_failures.items()
-        }
-        version: dict[tuple[str, ...], tuple[float, ...]] = {(str(self._index),): (float(self.feed.snapshot.version),)}
+        refusals = {limit: count for limit, count in traffic.limit_refusals.items() if limit}
         return [
             *families,
-            Family("zerogate_gateway_local_replies", "counter", "Answers made here, by flag.", ("flag",), replies),
-            Family(
-                "zerogate_gateway_limit_refusals", "counter", "Clients that ran into a limit.", ("limit",), refusals
+            _counters("local_replies", "Answers made here, by flag.", "flag", traffic.local_replies),
+            _counters("limit_refusals", "Clients that ran into a limit.", "limit", refusals),
+            _counters("http2_faults", "Connections ended, by error code.", "code", traffic.http2_faults),
+            _counters("tls_failures", "Failed handshakes, by reason.", "reason", traffic.tls_failures),
+            _gauge("codec", "Workers by HTTP/1.1 codec.", "name", CODEC.name, 1),
+            _gauge(
+                "snapshot_version", "The routing state held.", "worker", str(self._index), self.feed.snapshot.version
             ),
-            Family("zerogate_gateway_http2_faults", "counter", "Connections ended, by error code.", ("code",), faults),
-            Family("zerogate_gateway_tls_failures", "counter", "Failed handshakes, by reason.", ("reason",), failures),
-            Family("zerogate_gateway_codec", "gauge", "Workers by HTTP/1.1 codec.", ("name",), {(CODEC.name,): (1.0,)}),
-            Family("zerogate_gateway_snapshot_version", "gauge", "The routing state held.", ("worker",), version),
         ]
+
+
+def _counters(name: str, text: str, label: str, counts: Mapping[str, int]) -> Family:
+    samples: dict[tuple[str, ...], tuple[float, ...]] = {(value,): (count,) for value, count in counts.items()}
+    return Family(f"zerogate_gateway_{name}", "counter", text, (label,), samples)
+
+
+def _gauge(name: str, text: str, label: str, value: str, level: int) -> Family:
+    return Family(f"zerogate_gateway_{name}", "gauge", text, (label,), {(value,): (level,)})
 
 
 def _default_certificate(config: GatewayConfig) -> CertificateFiles | None:

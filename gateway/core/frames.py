@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 `FrameReader.feed` cuts bytes into frames, checks what a frame alone can get wrong, decodes header blocks, and calls a
 `FrameSink`; the functions below it make the bytes of frames. What a stream may do, and who owes whom how much window,
-is its owner's business (`net.upstream2` towards endpoints).
+is its owner's business (`net.downstream2` towards clients, `net.upstream2` towards endpoints).
 
 Why not a library's whole connection: `h2` and `jh2` keep a state machine and make an event object for each frame.
 What is hard to get right is HPACK, and that is jh2's: compiled, 3 µs to encode and 1.6 µs to decode nine fields, where
