@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +14,8 @@ from tests.e2e.harness import free_ports, wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.authority import Authority
     from tests.e2e.harness import Platform
-
-    Authority = Any
 
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -10,7 +10,7 @@ import ssl
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestServer
     from pytest_aiohttp.plugin import AiohttpServer
 
+    from tests.authority import Authority
     from tests.gateway_process import GatewayProcess
-
-    Authority = Any  # the class of tests/conftest.py
 
 ASKED = web.AppKey("ASKED", asyncio.Event)
 """Set when the backend has got a request for /slow, which it answers once `LET_GO` is set."""

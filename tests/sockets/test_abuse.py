@@ -14,9 +14,8 @@ from gateway.config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 

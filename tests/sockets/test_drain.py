@@ -11,9 +11,7 @@ import pytest
 from tests.polling import until
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 UPGRADE = GET[:-2] + b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n"

@@ -10,27 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.contract import RevisionId, RouteRule, Split
+from tests.sockets.gateway import closing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
+
     Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 HOST = b"hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-
-
-async def ask(gateway: Gateway, message: bytes) -> bytes:
-    """Send on a connection of its own and read until the gateway closes it."""
-    reader, writer = await gateway.connect()
-    writer.write(message)
-    async with asyncio.timeout(5):
-        answer: bytes = await reader.read()
-    writer.close()
-    return answer
 
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:
@@ -42,10 +33,6 @@ async def response_of(reader: asyncio.StreamReader, size: int) -> bytes:
     head = await head_of(reader)
     async with asyncio.timeout(5):
         return head + await reader.readexactly(size)
-
-
-def closing(message: bytes) -> bytes:
-    return message.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +54,7 @@ async def test_a_request_reaches_its_endpoint_with_what_a_proxy_adds(gateway: Ga
     rule = RouteRule("hello.default.localhost", (Split(RevisionId("default", "hello-00001"), 100, fields),))
     gateway.route(await gateway.endpoint(endpoint), rule=rule)
     fields_sent = b"X-Set: theirs\r\nKnative-Serving-Revision: other\r\nTE: trailers\r\nX-Forwarded-For: 1.2.3.4\r\n"
-    answer = await ask(gateway, closing(b"GET /a?b HTTP/1.1\r\nHost: %b:80\r\n%b\r\n" % (HOST, fields_sent)))
+    answer = await gateway.ask(closing(b"GET /a?b HTTP/1.1\r\nHost: %b:80\r\n%b\r\n" % (HOST, fields_sent)))
     assert answer == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nhi"
     lines = seen[0].lower().split(b"\r\n")
     assert lines[0] == b"get /a?b http/1.1"
@@ -113,7 +100,7 @@ async def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> Non
     gateway.route(await gateway.endpoint(endpoint))
     requests = [b"GET /%d HTTP/1.1\r\nHost: %b\r\n\r\n" % (number, HOST) for number in range(5)]
     requests.insert(2, b"GET /no HTTP/1.1\r\nHost: nowhere\r\n\r\n")
-    answer = await ask(gateway, b"".join(requests) + closing(b"GET /last HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST))
+    answer = await gateway.ask(b"".join(requests) + closing(b"GET /last HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST))
     places = [answer.index(b"\r\n\r\n" + path) for path in (b"/0", b"/1", b"No service", b"/2", b"/3", b"/4", b"/last")]
     assert places == sorted(places)
 
@@ -150,7 +137,7 @@ async def test_refused_requests_never_reach_an_endpoint(gateway: Gateway, messag
         connections.append(writer)
 
     gateway.route(await gateway.endpoint(endpoint))
-    answer = await ask(gateway, message)
+    answer = await gateway.ask(message)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert answer.count(b"content-type: ") == 1
     assert b"connection: close\r\n" in answer
@@ -169,7 +156,7 @@ async def test_content_both_ways_in_chunks_with_trailers(gateway: Gateway) -> No
 
     gateway.route(await gateway.endpoint(endpoint))
     head = closing(b"POST / HTTP/1.1\r\nHost: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % HOST)
-    answer = await ask(gateway, head + b"5\r\nhello\r\n3;x\r\nyou\r\n0\r\nX-Sum: 1\r\n\r\n")
+    answer = await gateway.ask(head + b"5\r\nhello\r\n3;x\r\nyou\r\n0\r\nX-Sum: 1\r\n\r\n")
     assert answer.endswith(b"\r\n\r\n4\r\nback\r\n0\r\nX-Back: 2\r\n\r\n")
     assert b"transfer-encoding: chunked\r\n" in answer
 
@@ -187,7 +174,7 @@ async def test_content_of_known_length_in_many_pieces(gateway: Gateway) -> None:
     gateway.route(await gateway.endpoint(endpoint))
     body = bytes(range(256)) * (size // 256 + 1)
     head = closing(b"POST / HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n\r\n" % (HOST, size))
-    answer = await ask(gateway, head + body[:size])
+    answer = await gateway.ask(head + body[:size])
     assert answer.partition(b"\r\n\r\n")[2] == body[:size]
 
 
@@ -225,9 +212,9 @@ async def test_a_response_that_ends_with_its_connection(gateway: Gateway) -> Non
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nall of it")
 
     gateway.route(await gateway.endpoint(endpoint))
-    new = await ask(gateway, closing(GET))
+    new = await gateway.ask(closing(GET))
     assert b"9\r\nall of it\r\n0\r\n\r\n" in new
-    old = await ask(gateway, b"GET / HTTP/1.0\r\nHost: %b\r\n\r\n" % HOST)
+    old = await gateway.ask(b"GET / HTTP/1.0\r\nHost: %b\r\n\r\n" % HOST)
     assert old.endswith(b"connection: close\r\n\r\nall of it")
 
 
@@ -239,7 +226,7 @@ async def test_a_fresh_connection_that_dies_is_502(gateway: Gateway) -> None:
         seen.append(await reader.readuntil(b"\r\n\r\n"))
 
     gateway.route(await gateway.endpoint(endpoint))
-    answer = await ask(gateway, closing(GET))
+    answer = await gateway.ask(closing(GET))
     assert answer.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert len(seen) == 1
 
@@ -292,7 +279,7 @@ async def test_a_malformed_response_is_502(gateway: Gateway) -> None:
         await reader.read()
 
     gateway.route(await gateway.endpoint(endpoint))
-    assert (await ask(gateway, closing(GET))).startswith(b"HTTP/1.1 502 ")
+    assert (await gateway.ask(closing(GET))).startswith(b"HTTP/1.1 502 ")
     assert gateway.traffic.local_replies["UPE"] == 1
 
 
@@ -302,7 +289,7 @@ async def test_refused_connections_are_tried_elsewhere(gateway: Gateway) -> None
         closed.bind(("127.0.0.1", 0))
         gateway.route(closed.getsockname()[1], await gateway.endpoint(answering))
         for _ in range(8):
-            assert (await ask(gateway, closing(GET))).endswith(b"hi")
+            assert (await gateway.ask(closing(GET))).endswith(b"hi")
 
 
 @pytest.mark.parametrize("limits", [{"timeout": 0.05}, {"response_start_timeout": 0.05}, {"idle_timeout": 0.05}])
@@ -313,7 +300,7 @@ async def test_time_outs_before_the_head_are_504(gateway: Gateway, limits: dict[
         await reader.read()
 
     gateway.route(await gateway.endpoint(endpoint), **limits)
-    assert (await ask(gateway, closing(GET))).startswith(b"HTTP/1.1 504 ")
+    assert (await gateway.ask(closing(GET))).startswith(b"HTTP/1.1 504 ")
     await gateway.idle()
 
 
@@ -432,7 +419,7 @@ async def test_malformed_content_is_refused(gateway: Gateway) -> None:
 
     gateway.route(await gateway.endpoint(endpoint))
     head = b"POST / HTTP/1.1\r\nHost: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % HOST
-    assert (await ask(gateway, head + b"5\r\nhello\r\nx\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+    assert (await gateway.ask(head + b"5\r\nhello\r\nx\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
     assert not complete
 
 
@@ -503,8 +490,8 @@ async def test_the_access_log_has_a_line_for_each_request(gateway: Gateway) -> N
     """One JSON object a line, refused requests too, whatever the client sent."""
     gateway.route(await gateway.endpoint(answering))
     agent = b'User-Agent: a"b\\c\xe9\r\n'
-    await ask(gateway, closing(GET[:-2] + agent + b"\r\n"))
-    await ask(gateway, b"nonsense\r\n\r\n")
+    await gateway.ask(closing(GET[:-2] + agent + b"\r\n"))
+    await gateway.ask(b"nonsense\r\n\r\n")
     await gateway.idle()
     gateway.access_log.flush()
     good, bad = [json.loads(line) for line in gateway.log.read_bytes().splitlines()]
@@ -517,10 +504,10 @@ async def test_the_access_log_has_a_line_for_each_request(gateway: Gateway) -> N
 async def test_a_network_probe_is_answered_here(gateway: Gateway) -> None:
     """Knative's ingress prober: the hash is echoed, no endpoint is asked."""
     gateway.route()
-    answer = await ask(gateway, closing(GET[:-2] + b"K-Network-Probe: probe\r\nK-Network-Hash: abc\r\n\r\n"))
+    answer = await gateway.ask(closing(GET[:-2] + b"K-Network-Probe: probe\r\nK-Network-Hash: abc\r\n\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"k-network-hash: abc\r\n" in answer
-    without = await ask(gateway, closing(GET[:-2] + b"K-Network-Probe: probe\r\n\r\n"))
+    without = await gateway.ask(closing(GET[:-2] + b"K-Network-Probe: probe\r\n\r\n"))
     assert without.startswith(b"HTTP/1.1 400 ")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    Authority = Any  # the class of tests/conftest.py
+    from tests.authority import Authority
 
 REVISION = RevisionId("default", "hello-00001")
 ROUTES = {RouteId("default", "hello"): (RouteRule("hello.test", (Split(REVISION, 100),)),)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 HOST = b"hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"

@@ -11,9 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 HOST = "hello.default.localhost"
 LARGE = 4 * 1024 * 1024

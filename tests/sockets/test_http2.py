@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from typing import Any
 
-    Gateway = Any  # the classes of conftest.py, which importlib mode does not let a test import
-    Authority = Any
+    from tests.authority import Authority
+    from tests.sockets.gateway import Gateway
 
 PROTOCOL_ERROR, INTERNAL_ERROR = 1, 2
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

@@ -31,9 +31,8 @@ from tests.sockets.http2 import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR = 1, 3, 5, 6
 REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.config import Limits
+from tests.sockets.gateway import closing
 
 if TYPE_CHECKING:
     from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 HOST = b"hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST
@@ -52,22 +53,6 @@ async def endpoint(gateway: Gateway) -> Recorder:
     return recorder
 
 
-async def ask(gateway: Gateway, *pieces: bytes) -> bytes:
-    """Send on a connection of its own and read until the gateway closes it."""
-    reader, writer = await gateway.connect()
-    for piece in pieces:
-        writer.write(piece)
-        await asyncio.sleep(0)
-    async with asyncio.timeout(5):
-        answer: bytes = await reader.read()
-    writer.close()
-    return answer
-
-
-def closing(message: bytes) -> bytes:
-    return message.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
-
-
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
@@ -85,7 +70,7 @@ def log_of(gateway: Gateway) -> list[dict[str, Any]]:
 async def test_request_line(gateway: Gateway, endpoint: Recorder, gateway_limits: Limits, more: int) -> None:
     """414 from one byte more than allowed."""
     target = b"/" + b"a" * (gateway_limits.max_request_line + more - len("GET / HTTP/1.1"))
-    answer = await ask(gateway, closing(GET.replace(b"/", target, 1)))
+    answer = await gateway.ask(closing(GET.replace(b"/", target, 1)))
     assert status(answer) == (414 if more > 0 else 200)
     assert len(endpoint.heads) == (more <= 0)
     assert gateway.traffic.limit_refusals["request-line"] == (more > 0)
@@ -101,7 +86,7 @@ async def test_field_section(gateway: Gateway, endpoint: Recorder, gateway_limit
     message = closing(GET)
     section = len(message) - message.index(b"\r\n") - 4
     line = b"\r\nX: " + b"a" * (gateway_limits.max_field_section + more - section - len(b"\r\nX: ")) + b"\r\n\r\n"
-    answer = await ask(gateway, message.replace(b"\r\n\r\n", line))
+    answer = await gateway.ask(message.replace(b"\r\n\r\n", line))
     assert status(answer) == (431 if more > 0 else 200)
     assert len(endpoint.heads) == (more <= 0)
     assert gateway.traffic.limit_refusals["fields"] == (more > 0)
@@ -112,7 +97,7 @@ async def test_field_section(gateway: Gateway, endpoint: Recorder, gateway_limit
 async def test_number_of_fields(gateway: Gateway, endpoint: Recorder, gateway_limits: Limits, more: int) -> None:
     """431 from one field more than allowed; Host and Connection count."""
     lines = b"X: 1\r\n" * (gateway_limits.max_fields + more - 2)
-    answer = await ask(gateway, closing(GET).replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"))
+    answer = await gateway.ask(closing(GET).replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"))
     assert status(answer) == (431 if more > 0 else 200)
     assert len(endpoint.heads) == (more <= 0)
 
@@ -157,7 +142,7 @@ async def test_a_head_has_its_own_time(gateway: Gateway, endpoint: Recorder) -> 
 @pytest.mark.usefixtures("endpoint")
 async def test_an_idle_connection_is_closed(gateway: Gateway, before: bytes) -> None:
     """Without a word, before the first request as after it."""
-    assert await ask(gateway, before) == (OK if before else b"")
+    assert await gateway.ask(before) == (OK if before else b"")
     assert not +gateway.traffic.limit_refusals
 
 
@@ -169,7 +154,7 @@ async def test_an_idle_connection_is_closed(gateway: Gateway, before: bytes) -> 
 async def test_content_of_known_length(gateway: Gateway, endpoint: Recorder, more: int) -> None:
     """413 before anything goes to the endpoint, and before the content has come."""
     head = closing(POST + b"Content-Length: %d\r\n\r\n" % (1000 + more))
-    answer = await ask(gateway, head + b"x" * (0 if more > 0 else 1000 + more))
+    answer = await gateway.ask(head + b"x" * (0 if more > 0 else 1000 + more))
     assert status(answer) == (413 if more > 0 else 200)
     assert len(endpoint.heads) == (more <= 0)
     if more > 0:
@@ -188,7 +173,7 @@ async def test_content_in_chunks(gateway: Gateway, endpoint: Recorder, more: int
     content = b"x" * (1000 + more)
     pieces = [content[start : start + piece] for start in range(0, len(content), piece)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n"
-    answer = await ask(gateway, closing(POST + b"Transfer-Encoding: chunked\r\n\r\n"), chunks)
+    answer = await gateway.ask(closing(POST + b"Transfer-Encoding: chunked\r\n\r\n"), chunks)
     assert status(answer) == (413 if more > 0 else 200)
     assert endpoint.contents == ([] if more > 0 else [content])
     await gateway.idle()
@@ -378,7 +363,7 @@ async def test_a_connection_too_many(gateway: Gateway, endpoint: Recorder, code:
         async with asyncio.timeout(5):
             assert await reader.readexactly(len(OK)) == OK
     for message in (b"", GET):
-        refusal = await ask(gateway, message)
+        refusal = await gateway.ask(message)
         assert status(refusal) == code
         assert b"connection: close\r\n" in refusal
         assert words in refusal
@@ -388,7 +373,7 @@ async def test_a_connection_too_many(gateway: Gateway, endpoint: Recorder, code:
     for _, writer in kept:
         writer.close()
     await gateway.left()
-    assert (await ask(gateway, closing(GET))).endswith(b"hi")
+    assert (await gateway.ask(closing(GET))).endswith(b"hi")
     assert {(one["status"], one["flag"]) for one in log_of(gateway)} == {
         (200, "-"),
         (code, {503: "DO", 429: "RL"}[code]),
@@ -455,7 +440,7 @@ async def test_a_request_too_many_in_the_queue(gateway: Gateway, words: bytes) -
     for _, writer in waiting:
         writer.write(GET)
     await gateway.parked(2)
-    refusal = await ask(gateway, closing(GET))
+    refusal = await gateway.ask(closing(GET))
     assert status(refusal) == 503
     assert words in refusal
     recorder = Recorder()
@@ -473,14 +458,14 @@ async def test_too_much_content_in_the_queue(gateway: Gateway) -> None:
     reader, writer = await gateway.connect()
     writer.write(POST + b"Content-Length: 600\r\n\r\n" + b"x" * 600)
     await gateway.parked(1)
-    refusal = await ask(gateway, closing(POST + b"Content-Length: 600\r\n\r\n") + b"y" * 600)
+    refusal = await gateway.ask(closing(POST + b"Content-Length: 600\r\n\r\n") + b"y" * 600)
     assert status(refusal) == 503
     assert b"as much content as may wait" in refusal
     recorder = Recorder()
     gateway.route(await gateway.endpoint(recorder))
     async with asyncio.timeout(5):
         assert await reader.readexactly(len(OK)) == OK
-    assert status(await ask(gateway, closing(POST + b"Content-Length: 600\r\n\r\n") + b"z" * 600)) == 200
+    assert status(await gateway.ask(closing(POST + b"Content-Length: 600\r\n\r\n") + b"z" * 600)) == 200
     assert recorder.contents == [b"x" * 600, b"z" * 600]
     writer.close()
 
@@ -489,6 +474,6 @@ async def test_too_much_content_in_the_queue(gateway: Gateway) -> None:
 async def test_a_wait_that_is_too_long(gateway: Gateway) -> None:
     """504 after the gateway's own time, though the revision would allow more."""
     gateway.route()
-    answer = await ask(gateway, closing(GET))
+    answer = await gateway.ask(closing(GET))
     assert status(answer) == 504
     assert b"within 0.05 s" in answer

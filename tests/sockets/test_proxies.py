@@ -12,9 +12,7 @@ import pytest
 from gateway.config import Limits
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\nConnection: close\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

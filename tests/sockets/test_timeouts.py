@@ -13,9 +13,7 @@ import pytest
 from tests.polling import until
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 POST = b"POST" + GET[3:-2] + b"Content-Length: 1000000\r\n\r\n"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    Gateway = Any  # the classes of conftest.py, which importlib mode does not let a test import
-    Authority = Any
+    from tests.authority import Authority
+    from tests.sockets.gateway import Gateway
 
 HOST = "hello.default.localhost"
 GET = b"GET /a?b HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"

@@ -16,11 +16,10 @@ from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
     from pytest_aiohttp.plugin import AiohttpServer
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
 
 HOST = "hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"

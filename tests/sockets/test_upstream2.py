@@ -40,9 +40,9 @@ from tests.polling import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Any
 
-    Gateway = Any  # the class of conftest.py, which importlib mode does not let a test import
+    from tests.sockets.gateway import Gateway
+
     Answer = Callable[["Server", "Request"], Awaitable[None]]
 
 HOST = b"hello.default.localhost"
@@ -182,21 +182,11 @@ async def h2c(gateway: Gateway, answer: Answer = hello, **settings: int) -> Endp
     return endpoint
 
 
-async def ask(gateway: Gateway, message: bytes) -> bytes:
-    """Send on a connection of its own and read until the gateway closes it."""
-    reader, writer = await gateway.connect()
-    writer.write(message)
-    async with asyncio.timeout(5):
-        answer: bytes = await reader.read()
-    writer.close()
-    return answer
-
-
 async def test_a_request_in_the_words_of_http2(gateway: Gateway) -> None:
     """Pseudo-header fields from line and Host; nothing about the client's connection; names in lower case."""
     endpoint = await h2c(gateway)
     fields = b"X-Own: 1\r\nTE: gzip\r\nCookie: a=b\r\nKeep-Alive: 5\r\n"
-    answer = await ask(gateway, GET[:-2] + fields + b"\r\n")
+    answer = await gateway.ask(GET[:-2] + fields + b"\r\n")
     assert answer == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
     headers = endpoint.requests[0].headers
     assert headers[:4] == [
@@ -222,7 +212,7 @@ async def test_content_both_ways_with_trailers(gateway: Gateway) -> None:
 
     endpoint = await h2c(gateway, answer)
     head = b"POST / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" % HOST
-    reply = await ask(gateway, head + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")
+    reply = await gateway.ask(head + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n")
     assert reply.endswith(b"\r\n\r\n5\r\nolleh\r\n0\r\nx-back: 2\r\n\r\n")
     assert endpoint.requests[0].trailers == [(b"x-sum", b"1")]
 
@@ -241,7 +231,7 @@ async def test_streams_share_a_connection(gateway: Gateway) -> None:
         await server.send(request, request.fields[b":path"], end=True)
 
     endpoint = await h2c(gateway, answer)
-    asked = [ask(gateway, GET.replace(b"/a?b", b"/%d" % number)) for number in range(50)]
+    asked = [gateway.ask(GET.replace(b"/a?b", b"/%d" % number)) for number in range(50)]
     answers = await asyncio.gather(*asked)
     for number, text in enumerate(answers):
         assert b"\r\n\r\n%x\r\n/%d\r\n0\r\n\r\n" % (len(b"/%d" % number), number) in text
@@ -261,7 +251,7 @@ async def test_a_connection_that_is_full(gateway: Gateway) -> None:
         await hello(server, request)
 
     endpoint = await h2c(gateway, answer, MAX_CONCURRENT_STREAMS=2)
-    answers = await asyncio.gather(*(ask(gateway, GET) for _ in range(5)))
+    answers = await asyncio.gather(*(gateway.ask(GET) for _ in range(5)))
     assert all(text.endswith(b"hi") for text in answers)
     assert sorted(len(server.requests) for server in endpoint.connections) == [1, 2, 2]
 
@@ -309,8 +299,8 @@ async def test_malformed_responses_are_502(gateway: Gateway, fields: tuple[tuple
             server.raw(request, *fields)
 
     endpoint = await h2c(gateway, answer)
-    good = asyncio.ensure_future(ask(gateway, GET.replace(b"/a?b", b"/good")))
-    answered = await ask(gateway, GET)
+    good = asyncio.ensure_future(gateway.ask(GET.replace(b"/a?b", b"/good")))
+    answered = await gateway.ask(GET)
     assert answered.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert gateway.traffic.local_replies["UPE"] == 1
     release.set()
@@ -370,7 +360,7 @@ async def test_responses_without_content(
             server.writer.write(data_frame(request.stream, b"", end=True))
 
     await h2c(gateway, answer)
-    assert await ask(gateway, GET.replace(b"GET", method, 1)) == expected + b"connection: close\r\n\r\n"
+    assert await gateway.ask(GET.replace(b"GET", method, 1)) == expected + b"connection: close\r\n\r\n"
 
 
 async def test_interim_responses_pass(gateway: Gateway) -> None:
@@ -382,9 +372,9 @@ async def test_interim_responses_pass(gateway: Gateway) -> None:
         server.raw(request, STATUS, end=True)
 
     await h2c(gateway, answer)
-    text = await ask(gateway, GET)
+    text = await gateway.ask(GET)
     assert text.startswith(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 2 + b"HTTP/1.1 200 OK\r\n")
-    text = await ask(gateway, GET.replace(b"/a?b", b"/endless"))
+    text = await gateway.ask(GET.replace(b"/a?b", b"/endless"))
     assert b"HTTP/1.1 502 Bad Gateway\r\n" in text
 
 
@@ -402,13 +392,13 @@ async def test_a_stream_that_the_endpoint_resets(gateway: Gateway) -> None:
             await hello(server, request)
 
     endpoint = await h2c(gateway, answer)
-    text = await ask(gateway, GET)
+    text = await gateway.ask(GET)
     assert text.startswith(b"HTTP/1.1 502 ")
     assert b"INTERNAL_ERROR" in text
     assert gateway.traffic.local_replies["UR"] == 1
     with suppress(ConnectionResetError):
-        assert not (await ask(gateway, GET.replace(b"/a?b", b"/late"))).endswith(b"0\r\n\r\n")
-    assert (await ask(gateway, GET.replace(b"/a?b", b"/good"))).endswith(b"hi")
+        assert not (await gateway.ask(GET.replace(b"/a?b", b"/late"))).endswith(b"0\r\n\r\n")
+    assert (await gateway.ask(GET.replace(b"/a?b", b"/good"))).endswith(b"hi")
     assert len(endpoint.connections) == 1
 
 
@@ -426,13 +416,13 @@ async def test_refused_streams_are_sent_again(gateway: Gateway) -> None:
 
     endpoint = await h2c(gateway, answer)
     refusals[0] = 1
-    assert (await ask(gateway, GET.replace(b"GET", b"POST"))).endswith(b"hi")
+    assert (await gateway.ask(GET.replace(b"GET", b"POST"))).endswith(b"hi")
     refusals[0] = 1
-    text = await ask(gateway, GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 1\r\n\r\nx")
+    text = await gateway.ask(GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 1\r\n\r\nx")
     assert text.endswith(b"hi")
     assert endpoint.requests[-1].body == b"x"
     refusals[0] = 2
-    assert (await ask(gateway, GET)).startswith(b"HTTP/1.1 503 ")
+    assert (await gateway.ask(GET)).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_goaway_lets_what_runs_finish(gateway: Gateway) -> None:
@@ -451,9 +441,9 @@ async def test_goaway_lets_what_runs_finish(gateway: Gateway) -> None:
         await hello(server, request)
 
     endpoint = await h2c(gateway, answer)
-    first = asyncio.ensure_future(ask(gateway, GET.replace(b"/a?b", b"/first")))
+    first = asyncio.ensure_future(gateway.ask(GET.replace(b"/a?b", b"/first")))
     await until(lambda: len(endpoint.requests) == 1)
-    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert (await gateway.ask(GET)).endswith(b"hi")
     assert len(endpoint.connections) == 2
     slow.set()
     assert (await first).endswith(b"hi")
@@ -472,10 +462,10 @@ async def test_a_lost_connection_fails_what_was_on_it(gateway: Gateway) -> None:
             await hello(server, request)
 
     await h2c(gateway, answer)
-    texts = await asyncio.gather(*(ask(gateway, GET.replace(b"GET", b"POST")) for _ in range(3)))
+    texts = await asyncio.gather(*(gateway.ask(GET.replace(b"GET", b"POST")) for _ in range(3)))
     assert all(text.startswith(b"HTTP/1.1 502 ") for text in texts)
     assert gateway.traffic.local_replies["UC"] == 3
-    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert (await gateway.ask(GET)).endswith(b"hi")
 
 
 @pytest.mark.parametrize(
@@ -502,9 +492,9 @@ async def test_a_connection_that_breaks_http2(gateway: Gateway, nonsense: bytes)
             await hello(server, request)
 
     endpoint = await h2c(gateway, answer)
-    assert (await ask(gateway, GET)).startswith(b"HTTP/1.1 502 ")
+    assert (await gateway.ask(GET)).startswith(b"HTTP/1.1 502 ")
     assert gateway.traffic.local_replies["UPE"] == 1
-    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert (await gateway.ask(GET)).endswith(b"hi")
     await until(lambda: any(isinstance(event, ConnectionTerminated) for event in endpoint.connections[0].events))
 
 
@@ -532,7 +522,7 @@ async def test_an_answer_before_the_request_is_complete(gateway: Gateway) -> Non
         await server.send(request, b"no", end=True)
 
     endpoint = await h2c(gateway, answer)
-    text = await ask(gateway, GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 10\r\n\r\n12345")
+    text = await gateway.ask(GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: 10\r\n\r\n12345")
     assert text.startswith(b"HTTP/1.1 200 OK\r\n")
     assert text.endswith(b"no")
     await until(lambda: endpoint.requests[0].reset_code == 0)
@@ -551,7 +541,7 @@ async def test_an_endpoint_that_takes_no_content(gateway: Gateway) -> None:
         server.head(request, (b"x-size", b"%d" % len(request.body)), end=True)
 
     endpoint = await h2c(gateway, answer)
-    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert (await gateway.ask(GET)).endswith(b"hi")
     server = endpoint.connections[0]
     server.acknowledges = False
     reader, writer = await gateway.connect()
@@ -563,7 +553,7 @@ async def test_an_endpoint_that_takes_no_content(gateway: Gateway) -> None:
     assert writer.transport.get_write_buffer_size() > 0  # the gateway has stopped reading
     server.h2.increment_flow_control_window(100_000_000)
     server.flush()
-    assert (await ask(gateway, GET)).endswith(b"hi")
+    assert (await gateway.ask(GET)).endswith(b"hi")
     assert len(upload.body) == 65535
     server.h2.increment_flow_control_window(size, upload.stream)
     server.flush()
@@ -599,13 +589,13 @@ async def test_a_client_that_does_not_read(gateway: Gateway, overruns: bool) -> 
         while before != sent[0]:
             before = sent[0]
             for _ in range(20):
-                assert (await ask(gateway, GET)).endswith(b"hi")
+                assert (await gateway.ask(GET)).endswith(b"hi")
         assert 0 < sent[0] < 10_000_000
         if overruns:
             big = next(request for request in endpoint.requests if request.fields[b":path"] == b"/big")
             endpoint.connections[0].writer.write(data_frame(big.stream, b"x", end=False))
             await until(lambda: big.reset_code == 3)  # FLOW_CONTROL_ERROR
-            assert (await ask(gateway, GET)).endswith(b"hi")
+            assert (await gateway.ask(GET)).endswith(b"hi")
             return
         received = 0
         while received < 20_000_000:
@@ -621,7 +611,7 @@ async def test_an_endpoint_that_speaks_http1_only(gateway: Gateway) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
     gateway.route(await gateway.endpoint(answer), protocol="h2c")
-    text = await ask(gateway, GET)
+    text = await gateway.ask(GET)
     assert text.startswith(b"HTTP/1.1 502 ")
     assert b"does not speak HTTP/2, though its port is named h2c" in text
 
@@ -635,7 +625,7 @@ async def test_an_endpoint_that_closes_before_its_greeting(gateway: Gateway) -> 
     endpoint = await h2c(gateway)
     gateway.route(await gateway.endpoint(closing), endpoint.port, protocol="h2c")
     for _ in range(10):
-        assert (await ask(gateway, GET)).endswith(b"hi")
+        assert (await gateway.ask(GET)).endswith(b"hi")
 
 
 async def test_an_upgrade_goes_out_in_http1(gateway: Gateway) -> None:
@@ -674,7 +664,7 @@ async def test_a_port_without_a_name_is_asked(gateway: Gateway, kind: str) -> No
     port = (await h2c(gateway)).port if kind == "h2c" else await gateway.endpoint(plain)
     gateway.route(port, protocol="detect")
     for _ in range(3):
-        assert (await ask(gateway, GET)).endswith(b"hi")
+        assert (await gateway.ask(GET)).endswith(b"hi")
     assert prefaces[0] == (kind != "h2c")
 
 
@@ -691,7 +681,7 @@ async def test_concurrency_counts_streams(gateway: Gateway) -> None:
     endpoint = Endpoint(gateway, answer, {})
     await endpoint.start()
     gateway.route(endpoint.port, protocol="h2c", container_concurrency=2)
-    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(5)]
+    asked = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(5)]
     await until(lambda: gateway.activator.parked == 3 and len(running) == 2)
     release.set()
     assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
@@ -710,7 +700,7 @@ async def test_content_that_was_early_for_an_endpoint_that_is_slow(gateway: Gate
     reader, writer = await gateway.connect()
     writer.write(GET.replace(b"GET", b"POST")[:-2] + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
     await until(lambda: bool(endpoint.requests) and len(endpoint.requests[0].body) == 65535)
-    assert (await ask(gateway, b"GET / HTTP/1.1\r\nHost: nowhere\r\nConnection: close\r\n\r\n")).startswith(
+    assert (await gateway.ask(b"GET / HTTP/1.1\r\nHost: nowhere\r\nConnection: close\r\n\r\n")).startswith(
         b"HTTP/1.1 404 "
     )
     assert writer.transport.get_write_buffer_size() > size // 4
@@ -732,19 +722,19 @@ async def test_a_server_that_takes_fewer_streams_than_before(gateway: Gateway) -
         await hello(server, request)
 
     endpoint = await h2c(gateway, answer)
-    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(3)]
+    asked = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(3)]
     await until(lambda: len(endpoint.requests) == 3)
     endpoint.connections[0].writer.write(settings_frame([(3, 2)]))
     await until(
         lambda: len([1 for one in endpoint.connections[0].events if isinstance(one, SettingsAcknowledged)]) == 2
     )
-    asked.append(asyncio.ensure_future(ask(gateway, GET)))
+    asked.append(asyncio.ensure_future(gateway.ask(GET)))
     await until(lambda: len(endpoint.requests) == 4)
     assert len(endpoint.connections) == 2
     release.set()
     assert all(text.endswith(b"hi") for text in await asyncio.gather(*asked))
     none = await h2c(gateway, MAX_CONCURRENT_STREAMS=0)
-    text = await ask(gateway, GET)
+    text = await gateway.ask(GET)
     assert text.startswith(b"HTTP/1.1 503 ")
     assert b"takes no streams" in text
     assert not none.requests
@@ -763,7 +753,7 @@ async def test_an_endpoint_that_asks_and_asks(gateway: Gateway, question: bytes)
         await reader.read(65536)
 
     gateway.route(await gateway.endpoint(endpoint), protocol="h2c")
-    text = await ask(gateway, GET)
+    text = await gateway.ask(GET)
     assert text.startswith(b"HTTP/1.1 502 ")
     assert gateway.traffic.local_replies["UPE"] == 1
 
@@ -782,7 +772,7 @@ async def test_dials_are_shared(gateway: Gateway) -> None:
     _, leaving = await gateway.connect()
     leaving.write(GET)
     await until(lambda: len(connections) == 1)
-    asked = [asyncio.ensure_future(ask(gateway, GET)) for _ in range(3)]
+    asked = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(3)]
     await until(lambda: gateway.exchanges.in_flight == 4)
     leaving.transport.abort()
     await until(lambda: gateway.exchanges.in_flight == 3)
@@ -850,7 +840,7 @@ async def test_stream_numbers_run_out(gateway: Gateway, monkeypatch: pytest.Monk
     monkeypatch.setattr("gateway.net.upstream2.LAST_STREAM", 5)
     endpoint = await h2c(gateway)
     for _ in range(7):
-        assert (await ask(gateway, GET)).endswith(b"hi")
+        assert (await gateway.ask(GET)).endswith(b"hi")
     assert [list(server.requests) for server in endpoint.connections] == [[1, 3, 5], [1, 3, 5], [1]]
     await until(lambda: gateway.pools.open == 1)
 
@@ -898,5 +888,5 @@ async def test_random_frames_from_the_endpoint(gateway: Gateway, seed: int) -> N
     for _ in range(20):
         with suppress(ConnectionError):
             message = chance.choice([GET, GET.replace(b"GET", b"HEAD"), GET.replace(b"GET", b"POST")[:-2] + content])
-            assert (await ask(gateway, message))[:9] in (b"HTTP/1.1 ", b"")
+            assert (await gateway.ask(message))[:9] in (b"HTTP/1.1 ", b"")
     assert not gateway.traffic.unexpected_errors
