@@ -30,7 +30,7 @@ from controller.config import store
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lease import LeadershipLost, lead
-from gateway.config import is_loopback
+from gateway.contract import is_loopback
 from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
 
 if TYPE_CHECKING:

@@ -12,13 +12,15 @@ connections per client, requests per connection.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
+
+from gateway.contract import is_loopback
 
 if TYPE_CHECKING:
     from gateway.core.proxies import Network
@@ -28,7 +30,6 @@ __all__ = [
     "ConfigError",
     "GatewayConfig",
     "Limits",
-    "is_loopback",
     "parse_address",
     "parse_config",
     "parse_network",
@@ -165,14 +166,6 @@ class GatewayConfig:
                 f"The feed carries secrets and would be readable on the way from {self.feed_url!r}: use wss://, "
                 "or say with --feed-insecure that the network encrypts."
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"  # other names may mean any address
 
 
 def parse_address(text: str) -> Address:

@@ -27,6 +27,7 @@ Messages are JSON text frames `{"type": ..., ...}`, one message a frame. Duratio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from itertools import islice
 from sys import intern
 from types import MappingProxyType
@@ -59,6 +60,7 @@ __all__ = [
     "Stats",
     "Update",
     "apply",
+    "is_loopback",
     "parse_message",
     "serialise_message",
     "whole",
@@ -102,6 +104,14 @@ class CertificateId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to `host` stays on this machine: anywhere else the feed needs TLS."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"  # other names may mean any address
 
 
 @dataclass(frozen=True, slots=True)

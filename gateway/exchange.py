@@ -217,7 +217,6 @@ class Exchange:
         "_downstream",
         "_early",
         "_early_size",
-        "_endpoint",
         "_flag",
         "_head",
         "_lease",

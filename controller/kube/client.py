@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import ssl
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from urllib.parse import quote, urlsplit
@@ -29,6 +28,7 @@ from kubernetes_asyncio import config as kube_config
 from kubernetes_asyncio.client import Configuration
 
 from controller.kube.errors import KubeError, Unauthorized, Unavailable, error_from
+from gateway.contract import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -151,7 +151,7 @@ class KubeClient:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, limit=limit, keepalive_timeout=KEEP_ALIVE),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            trust_env=not _is_loopback(self._host),
+            trust_env=not is_loopback(urlsplit(self._host).hostname or ""),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
         )
 
@@ -435,10 +435,3 @@ def _ssl_context(configuration: Any) -> ssl.SSLContext:
     if configuration.disable_strict_ssl_verification:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -26,6 +26,7 @@ from gateway.contract import (
     Stats,
     Update,
     apply,
+    is_loopback,
     parse_message,
     serialise_message,
     whole,
@@ -210,3 +211,12 @@ def test_apply_refuses_a_gap() -> None:
     """An update from a version that this worker does not hold is refused: a message was lost."""
     with pytest.raises(ContractError, match="version 3"):
         apply(Snapshot(version=2), Update(3, 4, {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("host", "stays"),
+    [("127.8.9.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("host", False), ("", False)],
+)
+def test_what_stays_on_this_machine(host: str, *, stays: bool) -> None:
+    """Loopback addresses and the name that means one; any other name may mean any address."""
+    assert is_loopback(host) == stays
