@@ -54,6 +54,7 @@ from gateway.core.frames import (
 from gateway.core.http1 import MAX_FIELD_SECTION
 from gateway.core.http2 import request_fields, response_head, response_trailers, trailer_fields
 from gateway.errors import GatewayError, StreamRefused, StreamReset, UpstreamProtocolError, UpstreamReset
+from gateway.net.upstream import MAX_INTERIM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,7 +67,6 @@ __all__ = ["Owner", "Stream", "Upstream2"]
 
 STREAM_WINDOW = 128 * 1024
 CONNECTION_WINDOW = 1024 * 1024
-MAX_INTERIM = 16  # as in net.upstream
 UNTOLD_STREAMS = 100  # at once, at a peer that says nothing; the least RFC 9113 section 6.5.2 recommends
 MAX_OUT = 64 * 1024
 LAST_STREAM = 2**31 - 1  # a day at 12,000 a second

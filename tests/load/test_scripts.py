@@ -39,7 +39,13 @@ def python(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["coldstart.py", "http2.py", "memory.py", "proxy.py", "routes.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("autoscaler.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py", "routes.py"),
+        *("simulation.py", "workers.py"),
+    ],
+)
 def test_help(script: str) -> None:
     """Each imports what it needs and names its options."""
     assert "--help" in python(f"load/{script}", "--help")
