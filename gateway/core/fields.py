@@ -29,6 +29,7 @@ anew, and its X-Forwarded-For
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import without
@@ -225,16 +226,18 @@ def forwarded(chain: bytes, host: bytes, proto: bytes) -> bytes:
 
 def _node(address: bytes) -> bytes:
     """An address as RFC 7239 section 6 writes it: IPv6 bracketed and quoted."""
-    if address.startswith(b"["):
-        return b'"%b"' % address
-    return b'"[%b]"' % address if address.count(b":") > 1 else _quoted(address)
+    return _quoted(b"[%b]" % address if address.count(b":") > 1 and not address.startswith(b"[") else address)
+
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
 
 
 def _quoted(value: bytes) -> bytes:
-    """A token as it is, anything else as a quoted string (a host with a port has a colon)."""
-    if b":" in value or b'"' in value or b" " in value:
-        return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    return value
+    """A token as it is, anything else as a quoted string: a host with a port has a colon, and what a client calls an
+    address may have a semicolon and a `proto` of its own."""
+    if _TOKEN.fullmatch(value):
+        return value
+    return b'"%b"' % value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 def may_switch(asked: bytes | None, chosen: bytes | None) -> bool:

@@ -114,6 +114,7 @@ _ORIGIN_FORM = re.compile(_TARGET)
 _ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*+)(.*+)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 _NAME = re.compile(_TOKEN)
+_PROTOCOL = re.compile(rb"(?!(?i:h2|http/))" + _TOKEN + rb"(?:/" + _TOKEN + rb")?")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 # Host names as Kubernetes and the DNS know them (and "_"), IPv4 and IPv6 literals; no sub-delims, no percent-encoding.
 _HOST = re.compile(rb"(?:[0-9A-Za-z_](?:[0-9A-Za-z._\-]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5}+)?")
@@ -200,12 +201,14 @@ class RequestHead:
 
     @property
     def upgrade(self) -> bytes | None:
-        """The protocol asked for, if the request asks for one in a way that counts (RFC 9110 section 7.8)."""
+        """The protocols asked for, if the request asks for some in a way that counts (RFC 9110 section 7.8)."""
         wanted = self.other(b"upgrade")
         if wanted is None or not self.persistent or self.connection is None or b"upgrade" not in self.connection:
             return None
-        # h2c by upgrade is obsolete (RFC 9113 section 3.1) and a smuggling tool: the request goes on without it.
-        return None if wanted.lower().startswith(b"h2") else wanted
+        # h2c by upgrade is obsolete (RFC 9113 section 3.1) and a smuggling tool: the request goes on without it,
+        # wherever in the list it was.
+        names = [name.strip(b" \t") for name in wanted.split(b",")]
+        return b", ".join(name for name in names if _PROTOCOL.fullmatch(name)) or None
 
 
 class ResponseHead:
@@ -558,9 +561,12 @@ def check_response(head: ResponseHead) -> None:
         raise UpstreamProtocolError("The endpoint's response frames its body in two ways.")
     if head.connection is not None:
         _drop_named(head)
-    if (head.status < 200 or head.status == 204) and head.content_length is not None:
-        head.fields = without(head.fields, _CONTENT_LENGTH)  # RFC 9110 section 8.6: these never have one
-        head.content_length = None
+    if head.status < 200 or head.status == 204:
+        if head.content_length or head.chunked:
+            head.keep_alive = False  # content that must not be, and would be taken for the next response
+        if head.content_length is not None:
+            head.fields = without(head.fields, _CONTENT_LENGTH)  # RFC 9110 section 8.6: these never have one
+            head.content_length = None
 
 
 _CONTENT_LENGTH = frozenset((b"content-length",))

@@ -62,6 +62,7 @@ async def test_a_protocol_that_was_asked_for(gateway: Gateway, chosen: bytes) ->
         (GET, SWITCH % b"echo"),
         (ASK, SWITCH % b"other"),
         (ASK, SWITCH % b"echo, other"),
+        (ASK.replace(b"Upgrade: ", b"Upgrade: h2c, "), SWITCH % b"h2c"),
         (ASK, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
         (ASK.replace(b"Connection: Upgrade\r\n", b""), SWITCH % b"echo"),
         (ASK.replace(b"HTTP/1.1", b"HTTP/1.0"), SWITCH % b"echo"),

@@ -29,6 +29,11 @@ from gateway.core.proxies import TrustedProxies
         (b"", b"", b"", b""),
         (b"::1", b"", b"", b'for="[::1]"'),
         (b"10.0.0.1", b"foo.com:8080", b"", b'for=10.0.0.1;host="foo.com:8080"'),
+        # A client's X-Forwarded-For must not become other pairs than `for`.
+        (b"1.1.1.1;proto=https", b"a.b", b"http", b'for="1.1.1.1;proto=https";host=a.b;proto=http'),
+        (b'::1";proto=https;x="', b"", b"http", b'for="[::1\\";proto=https;x=\\"]";proto=http'),
+        (b'[::1]";proto=https;x="', b"", b"http", b'for="[::1]\\";proto=https;x=\\"";proto=http'),
+        (b"a\\, b=c", b"", b"http", b'for="a\\\\";proto=http, for="b=c"'),
     ],
 )
 def test_forwarded(chain: bytes, host: bytes, proto: bytes, value: bytes) -> None:

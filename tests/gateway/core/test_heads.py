@@ -405,6 +405,26 @@ def test_upgrade_counts_only_as_connection_says_and_never_for_h2c(codec: Codec) 
     assert h2c.fields == b"\r\n"
 
 
+@pytest.mark.parametrize(
+    ("lines", "asked"),
+    [
+        ((b"Upgrade: websocket, h2c",), b"websocket"),
+        ((b"Upgrade: ,h2c",), None),
+        ((b"Upgrade: chat/2", b"Upgrade: H2C"), b"chat/2"),
+        ((b"Upgrade: HTTP/2.0,\tirc/6.9",), b"irc/6.9"),
+        ((b'Upgrade: a b, "x", /1, a/, web/so/cket, ok',), b"ok"),
+        ((b"Upgrade:",), None),
+    ],
+)
+def test_an_upgrade_is_to_protocols_that_may_be_asked_for(
+    codec: Codec, lines: tuple[bytes, ...], asked: bytes | None
+) -> None:
+    """Not to another HTTP, in whichever place of the list, and not to what is no protocol's name."""
+    head = codec.parse_request(request(b"Connection: Upgrade", *lines))
+    assert head is not None
+    assert head.upgrade == asked
+
+
 # --- responses --------------------------------------------------------------------------------------------------------
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: x\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\r\n"
@@ -518,6 +538,16 @@ def test_no_length_with_204(codec: Codec) -> None:
     head = codec.parse_response(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nX: 1\r\n\r\n")
     assert head is not None
     assert head.fields == b"\r\nX: 1\r\n"
+    assert head.keep_alive
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_a_204_that_announces_content(codec: Codec, framing: bytes) -> None:
+    """Its connection is not kept: should that content come, it would be taken for the next response."""
+    head = codec.parse_response(b"HTTP/1.1 204 No Content\r\n%b\r\n\r\n" % framing)
+    assert head is not None
+    assert head.fields == b"\r\n"
+    assert not head.keep_alive
 
 
 def test_status_line_without_prepared_reason() -> None:
