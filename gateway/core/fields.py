@@ -25,6 +25,8 @@ anew, and its X-Forwarded-For
 - is kept and appended to where none have been (Envoy with `use_remote_address`, nginx's `$proxy_add_x_forwarded_for`,
   Knative's ingresses): behind a load balancer that nobody told us about, applications still find their clients. Only
   the last address is then known to be true.
+
+Of a chain that is kept the last MAX_HOPS are.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import without
-from gateway.core.proxies import NO_PROXIES, nodes_of
+from gateway.core.proxies import NO_PROXIES, last_hops, nodes_of
 
 if TYPE_CHECKING:
     from gateway.contract import Fields
@@ -186,7 +188,7 @@ def _forwarding(others: dict[bytes, bytes], host: bytes, peer: Peer) -> tuple[by
             earlier = nodes_of(forwarded_before)
     elif peer.proxies:
         earlier = None
-    chain = earlier + b", " + peer.address if earlier else peer.address
+    chain = last_hops(earlier) + b", " + peer.address if earlier else peer.address
     if forwarded_before:
         value = forwarded_before + b", for=" + _node(peer.address)
     else:

@@ -103,6 +103,13 @@ def test_a_peer_where_no_proxy_is_trusted() -> None:
     }
 
 
+def test_a_chain_without_end() -> None:
+    """Its last hundred hops are sent on, so that Forwarded is not several times as long as what came."""
+    told = about(Peer(b"10.0.0.9", b"http"), b"X-Forwarded-For: 1.1.1.1," + b";," * 10_000 + b"2.2.2.2")
+    assert told[b"x-forwarded-for"] == b";," * 99 + b"2.2.2.2, 10.0.0.9"
+    assert told[b"forwarded"].count(b"for=") == 101
+
+
 def test_a_peer_that_is_not_one_of_the_trusted_proxies() -> None:
     """Nothing of what it says is believed."""
     assert about(Peer(b"11.0.0.9", b"http", EDGE), *TOLD) == {

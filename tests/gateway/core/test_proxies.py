@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.proxies import NO_PROXIES, TrustedProxies, nodes_of
+from gateway.core.proxies import MAX_HOPS, NO_PROXIES, TrustedProxies, last_hops, nodes_of
 
 EDGE = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")])
 
@@ -70,3 +70,12 @@ def test_a_client_is_an_address_whatever_the_chain_says(chain: bytes) -> None:
 def test_nodes_of_a_forwarded_field(value: bytes, chain: bytes) -> None:
     """RFC 7239 section 4."""
     assert nodes_of(value) == chain
+
+
+def test_of_a_long_chain_its_end_counts() -> None:
+    """What is nearest to us is known best, and a request must not cost what thousands of hops would."""
+    assert last_hops(b"") == b""
+    hops = [b"10.0.%d.%d" % divmod(number, 256) for number in range(MAX_HOPS + 1)]
+    assert last_hops(b", ".join(hops[1:])) == b", ".join(hops[1:])
+    assert last_hops(b", ".join(hops)) == b", ".join(hops[1:])
+    assert EDGE.client(b"1.1.1.1, " + b", ".join(hops), b"10.9.9.9") == hops[1]
