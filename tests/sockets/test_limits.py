@@ -53,6 +53,13 @@ async def endpoint(gateway: Gateway) -> Recorder:
     return recorder
 
 
+async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Begins a response at once, and never goes on."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    await reader.read()
+
+
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
@@ -183,11 +190,6 @@ async def test_content_in_chunks(gateway: Gateway, endpoint: Recorder, more: int
 async def test_content_that_grows_too_large_after_the_response_began(gateway: Gateway) -> None:
     """Then only a reset can say so."""
 
-    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-        await reader.read()
-
     gateway.route(await gateway.endpoint(early))
     reader, writer = await gateway.connect()
     writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
@@ -239,11 +241,6 @@ async def test_content_that_comes_too_slowly(gateway: Gateway, first: bytes) -> 
 @pytest.mark.parametrize("gateway_limits", [SLOW])
 async def test_content_that_comes_too_slowly_after_the_response_began(gateway: Gateway) -> None:
     """A reset, once neither side has anything to say for a window."""
-
-    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-        await reader.read()
 
     gateway.route(await gateway.endpoint(early))
     reader, writer = await gateway.connect()
