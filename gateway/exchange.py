@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from gateway.core.routing import Destination, RouteTable
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
-    from gateway.net.downstream import Responder
     from gateway.net.pool import Connections, Pools
+    from gateway.net.sides import Responder
     from gateway.net.upstream2 import Stream
 
 __all__ = ["Exchange", "Exchanges", "Load"]

@@ -48,7 +48,7 @@ from gateway.exchange import Exchanges
 from gateway.feed import Feed
 from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus
-from gateway.net.downstream import Listener
+from gateway.net.listener import Listener
 from gateway.net.pool import Pools
 from gateway.net.tls import Certificates, TlsListener
 from gateway.net.tlscontext import CertificateFiles

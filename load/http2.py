@@ -31,8 +31,8 @@ from gateway.core.frames import data_frame, headers_frames
 from gateway.core.http1 import parse_response
 from gateway.core.proxies import TrustedProxies
 from gateway.core.traffic import WorkerTraffic
-from gateway.net.downstream import Listener
 from gateway.net.downstream2 import Connection
+from gateway.net.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ while, so that the client gets to read the answer instead of a reset; RFC 9112 s
 
 Closing waits until what was written has gone out, but not for ever: FLUSH_TIMEOUT.
 
-It knows no policy: `begin`, handed to it, makes the exchange of a request, which answers through `respond`, `write`,
-`finish`, `respond_whole`, `reply`, `reset` and `switch`. An HTTP/2 stream can offer the same seven. A head is held back
-until the first piece of the body, so that both leave in one write.
+It knows no policy: `begin`, handed to it, makes the exchange of a request, which answers through the methods of a
+`Responder` (`net.sides`), as an HTTP/2 stream is one too. A head is held back until the first piece of the body, so
+that both leave in one write.
 
 End of file means that the client sends no more: it left, or it half-closed its connection and waits for the answer (as
 `nc -N` does). The exchange knows whether the difference can be found out (`client_ended`); if it can't, and between
@@ -34,15 +34,13 @@ import socket
 import struct
 from enum import IntEnum
 from math import inf
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from gateway.core.bodylimits import BodyRate, CountedReader, too_large
-from gateway.core.fields import Peer
 from gateway.core.frames import PREFACE
 from gateway.core.http1 import (
     REASONS,
     ResponseHead,
-    head_limits,
     parse_request,
     request_body,
     serialise_chunk,
@@ -59,184 +57,19 @@ from gateway.errors import (
     TooManyConnections,
 )
 from gateway.net.downstream2 import Connection
-from gateway.net.halfclose import ResetWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gateway.config import Limits
-    from gateway.core.clients import ClientCounts
     from gateway.core.http1 import BodyReader, RequestHead
-    from gateway.core.proxies import TrustedProxies
-    from gateway.core.traffic import WorkerTraffic
+    from gateway.net.listener import Listener
+    from gateway.net.sides import RequestSink
 
-__all__ = ["Downstream", "Listener", "RequestSink", "Responder"]
+__all__ = ["Downstream"]
 
 LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout; the time bounds the bytes that are read for nothing
 FLUSH_TIMEOUT = 60.0  # nginx's send_timeout
 MAX_PIPELINED = 64 * 1024
 _TOLD_AT_LEAST = 16
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() sends a reset
-
-
-class RequestSink(Protocol):
-    """The exchange, as a downstream connection sees it."""
-
-    def request_body(self, data: bytes) -> None:
-        """A piece of the request's content, never empty."""
-
-    def request_end(self, trailers: list[bytes]) -> None:
-        """The request is complete. `trailers` are canonical lines, [] for none."""
-
-    def fail(self, error: GatewayError) -> None:
-        """The request's content is malformed."""
-
-    def client_gone(self) -> None:
-        """The connection is closed; nothing can be written any more."""
-
-    def client_ended(self) -> bool:
-        """End of file from the client, after a complete request or in a tunnel. False: it counts as having left."""
-
-    def pause_response(self) -> None:
-        """The client reads slower than the endpoint writes."""
-
-    def resume_response(self) -> None:
-        """The client has caught up: write on."""
-
-    def on_deadline(self, now: float) -> float:
-        """The exchange's clocks, looked at; when to look again, infinity if it will say so itself."""
-
-
-class Responder(Protocol):
-    """A request's connection, or its HTTP/2 stream, as its exchange sees it."""
-
-    cluster_local: bool
-    peer: Peer
-    protocol: bytes
-
-    def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
-        """Send the head of the final response. `hold`: content follows at once, so keep it for that write."""
-
-    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
-        """Send a response of known length and finish."""
-
-    def interim(self, head: ResponseHead) -> None:
-        """Send a 1xx head, where the client's version has such."""
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the response's content; back-pressure comes as `pause_response`."""
-
-    def finish(self, trailers: list[bytes]) -> None:
-        """The response is complete. `trailers` are canonical lines, [] for none."""
-
-    def reply(self, status: int, text: str, extra: bytes = b"") -> int:
-        """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
-
-    def reset(self) -> None:
-        """End a response that can't be completed, in a way no client takes for its end."""
-
-    def switch(self, head: ResponseHead) -> None:
-        """Send a 101 and be a tunnel from here on; only for a request that asked for an upgrade."""
-
-    def write_end(self) -> None:
-        """Pass on the endpoint's end of file in a tunnel."""
-
-    def close_tunnel(self) -> None:
-        """Both sides of the tunnel are done: close once what was written has gone out."""
-
-    def pause(self) -> None:
-        """Take no more of the request until `resume`."""
-
-    def wait(self) -> None:
-        """As `pause`, but if the client leaves meanwhile the exchange is told, though what it sent is not read."""
-
-    def resume(self) -> None:
-        """Read on after `pause`, `wait`."""
-
-    def set_deadline(self, when: float) -> None:
-        """Have the exchange's `on_deadline` called at `when`."""
-
-
-class Listener:
-    """What the connections of one listening address share. `begin` starts an exchange, `refused` is told of a request
-    that never became one; its head is None if it has none that could be read."""
-
-    __slots__ = (
-        "begin",
-        "clients",
-        "cluster_local",
-        "connections",
-        "draining",
-        "head_limits",
-        "keep_alive_timeout",
-        "limits",
-        "loop",
-        "proxies",
-        "refused",
-        "resets",
-        "traffic",
-    )
-
-    def __init__(
-        self,
-        begin: Callable[[Responder, RequestHead], RequestSink | None],
-        refused: Callable[[Responder, GatewayError, RequestHead | None], None],
-        *,
-        cluster_local: bool,
-        limits: Limits,
-        clients: ClientCounts,
-        proxies: TrustedProxies,
-        traffic: WorkerTraffic,
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.begin = begin
-        self.refused = refused
-        self.cluster_local = cluster_local
-        self.limits = limits
-        self.head_limits = head_limits(limits.max_request_line, limits.max_field_section, limits.max_fields)
-        self.keep_alive_timeout = limits.keep_alive_timeout
-        self.clients = clients
-        self.proxies = proxies
-        self.traffic = traffic
-        self.connections: set[Downstream | Connection] = set()
-        self.draining = False
-        self.resets = ResetWatch()
-
-    def protocol(self) -> Downstream:
-        """The protocol factory for `create_server`: one connection."""
-        return Downstream(self)
-
-    def peer(self, transport: asyncio.BaseTransport) -> Peer:
-        """Who is at the other end of a new connection."""
-        proto = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
-        peername = transport.get_extra_info("peername")
-        return Peer(str(peername[0]).encode() if peername else b"unknown", proto, self.proxies)
-
-    def enter(self, peer: Peer) -> int:
-        """A connection more; by how many its client has too many, if that is limited. Trusted proxies are not: their
-        connections are those of many clients."""
-        clients = self.clients
-        return clients.enter(peer.address.decode()) - clients.limit if clients.limit and not peer.is_trusted else 0
-
-    def leave(self, peer: Peer) -> None:
-        """A connection less."""
-        if self.clients.limit and not peer.is_trusted:
-            self.clients.leave(peer.address.decode())
-
-    def drain(self, lull: float) -> None:
-        """Each response is its connection's last; those on which nothing comes for `lull` seconds are closed."""
-        self.draining = True
-        for connection in list(self.connections):
-            connection.drain(lull)
-
-    def break_off(self) -> None:
-        """End what is in hand, now."""
-        for connection in list(self.connections):
-            connection.break_off()
-
-    def close(self) -> None:
-        """After the last connection."""
-        self.resets.close()
 
 
 def _negotiated_http2(transport: asyncio.BaseTransport) -> bool:

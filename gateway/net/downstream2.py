@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from gateway.core.fields import Peer
     from gateway.core.frames import Field, FieldList
     from gateway.core.http1 import ResponseHead
-    from gateway.net.downstream import Listener
+    from gateway.net.listener import Listener
 
 __all__ = ["Connection"]
 

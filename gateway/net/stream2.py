@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from gateway.core.frames import Field, FieldList
     from gateway.core.http1 import ResponseHead
-    from gateway.net.downstream import RequestSink
     from gateway.net.downstream2 import Connection
+    from gateway.net.sides import RequestSink
 
 __all__ = ["SEND_TIMEOUT", "STREAM_WINDOW", "Stream"]
 

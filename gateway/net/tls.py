@@ -47,7 +47,7 @@ from gateway.net.tlscontext import UnusableCertificate, load, server_context
 if TYPE_CHECKING:
     from gateway.contract import Certificate, CertificateId, Update
     from gateway.errors import GatewayError
-    from gateway.net.downstream import Listener
+    from gateway.net.listener import Listener
     from gateway.net.tlscontext import CertificateFiles
 
 __all__ = ["Certificates", "TlsConnection", "TlsListener"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.net.downstream import Responder
+    from gateway.net.sides import Responder
     from gateway.net.upstream import Upstream
 
 __all__ = ["Tunnel"]

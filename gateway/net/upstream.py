@@ -32,49 +32,15 @@ from gateway.errors import ProtocolError, UpstreamProtocolError, UpstreamReset
 if TYPE_CHECKING:
     from gateway.core.http1 import BodyReader, RequestHead, ResponseHead
     from gateway.errors import GatewayError
+    from gateway.net.sides import ResponseSink
 
-__all__ = ["Owner", "ResponseSink", "Upstream"]
+__all__ = ["Owner", "Upstream"]
 
 _NOT_WHOLE = frozenset((304, 426))
 MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
 FLUSH_TIMEOUT = 60.0  # for what a tunnel still has to deliver at its end
 _FRESH = 0.5  # less than any server's keep-alive time-out; the shortest known is 1 s
 _SALVAGE_PIECE, _SALVAGE_PIECES = 64 * 1024, 64
-
-
-class ResponseSink(Protocol):
-    """The exchange, as an upstream connection sees it."""
-
-    def response_interim(self, head: ResponseHead) -> None:
-        """A 1xx response other than 101."""
-
-    def response_switch(self, head: ResponseHead) -> None:
-        """101: the bytes that follow belong to another protocol."""
-
-    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
-        """The final response's head. `hold`: content or the end follows at once, so one write can carry both."""
-
-    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
-        """Head, content and end at once, for a response that came in one piece."""
-
-    def response_body(self, data: bytes) -> None:
-        """A piece of the content, never empty."""
-
-    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
-        """The response is complete; `reusable` says whether the connection may carry another exchange. `trailers` are
-        canonical lines, [] for none."""
-
-    def endpoint_ended(self) -> None:
-        """End of file in a tunnel."""
-
-    def upstream_lost(self, error: GatewayError) -> None:
-        """The connection broke, or what came was no response; `error` is what the client would be told."""
-
-    def pause_request(self) -> None:
-        """The endpoint reads slower than the client writes."""
-
-    def resume_request(self) -> None:
-        """The endpoint has caught up: write on."""
 
 
 class Owner(Protocol):

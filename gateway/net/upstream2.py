@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from gateway.core.frames import Field
     from gateway.core.http1 import RequestHead, ResponseHead
-    from gateway.net.upstream import ResponseSink
+    from gateway.net.sides import ResponseSink
 
 __all__ = ["Owner", "Stream", "Upstream2"]
 

@@ -27,8 +27,8 @@ from gateway.core.routing import RouteTable
 from gateway.core.traffic import WorkerTraffic
 from gateway.exchange import Exchanges
 from gateway.net.accesslog import AccessLog
-from gateway.net.downstream import Listener
 from gateway.net.downstream2 import Connection
+from gateway.net.listener import Listener
 from gateway.net.pool import Pools
 from gateway.net.tls import Certificates, TlsListener
 from gateway.reporter import Reporter

@@ -15,8 +15,8 @@ from gateway.core.fields import Peer
 from gateway.core.http1 import parse_response
 from gateway.core.proxies import TrustedProxies
 from gateway.core.traffic import WorkerTraffic
-from gateway.net.downstream import Listener
 from gateway.net.downstream2 import MAX_STREAMS, Connection
+from gateway.net.listener import Listener
 
 if TYPE_CHECKING:
     from typing import Any
