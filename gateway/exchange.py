@@ -626,7 +626,7 @@ class Exchange:
             return
         self._flag = error.response_flag
         self._shared.traffic.limit_refusals[error.limit] += 1
-        if self._responded:
+        if self._responded and not self._downstream.take_back():
             self._end(False)
             self._downstream.reset()
         else:

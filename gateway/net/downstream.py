@@ -506,6 +506,11 @@ class Downstream(asyncio.Protocol):
         self.finish([])
         return 0 if is_head_request else len(body)
 
+    def take_back(self) -> bool:
+        """Forget the head of a response if it is still held back. False: the client has it."""
+        held, self._held = self._held, b""
+        return bool(held)
+
     def reset(self) -> None:
         """End a response that can't be completed, in a way no client takes for its end."""
         self._exchange = None

@@ -70,6 +70,9 @@ class Responder(Protocol):
     def reply(self, status: int, text: str, extra: bytes = b"") -> int:
         """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
 
+    def take_back(self) -> bool:
+        """Forget the head of a response if it is still held back. False: the client has it."""
+
     def reset(self) -> None:
         """End a response that can't be completed, in a way no client takes for its end."""
 

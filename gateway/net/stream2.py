@@ -433,6 +433,11 @@ class Stream:
         self._send_content(body)
         return len(body)
 
+    def take_back(self) -> bool:
+        """Forget the head of a response if it is still held back. False: the client has it."""
+        held, self._held = self._held, None
+        return held is not None
+
     def reset(self) -> None:
         """End a response that can't be completed, in a way no client takes for its end."""
         self._exchange = None

@@ -270,12 +270,19 @@ async def test_a_response_cut_short_is_a_reset(gateway: Gateway) -> None:
     writer.close()
 
 
-async def test_a_malformed_response_is_502(gateway: Gateway) -> None:
-    """And that connection is never used again."""
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nhi",
+        b"Transfer-Encoding: chunked\r\n\r\n2;\x01\r\nhi\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_malformed_response_is_502(gateway: Gateway, response: bytes) -> None:
+    """And that connection is never used again. The head may have been fine, as long as nothing of it has left."""
 
     async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + response)
         await reader.read()
 
     gateway.route(await gateway.endpoint(endpoint))

@@ -58,6 +58,17 @@ def saying(*pieces: bytes) -> Callable[[asyncio.StreamReader, asyncio.StreamWrit
 # --- requests and responses -------------------------------------------------------------------------------------------
 
 
+async def test_content_that_turns_out_malformed_at_once(gateway: Gateway, client: Client) -> None:
+    """502: its head, which was fine, has not left yet."""
+    gateway.route(
+        await gateway.endpoint(saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n0\r\n\r\n"))
+    )
+    stream = client.ask()
+    await client.until(lambda: client.answers[stream].ended)
+    assert client.answers[stream].status == 502
+    assert client.answers[stream].body.startswith(b"The chunked content has a malformed chunk size.")
+
+
 async def test_a_get_by_prior_knowledge(gateway: Gateway, client: Client) -> None:
     """RFC 9113 section 3.3; the endpoint sees an HTTP/1.1 request like any other."""
     seen = []
