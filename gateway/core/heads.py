@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_LIMITS",
-    "KEPT",
     "MAX_FIELDS",
     "MAX_FIELD_SECTION",
     "MAX_REQUEST_LINE",

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["IDLE_LIMIT", "IDLE_PER_ENDPOINT", "PER_ENDPOINT", "PER_WORKER", "PoolPlan", "SharedPlan"]
+__all__ = ["IDLE_LIMIT", "IDLE_PER_ENDPOINT", "PER_ENDPOINT", "PoolPlan", "SharedPlan"]
 
 IDLE_LIMIT = 4.0
 IDLE_PER_ENDPOINT = 1024

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-__all__ = ["Admin", "StatusServer", "WorkerStatus", "ask_worker", "render_metrics"]
+__all__ = ["Admin", "StatusServer", "WorkerStatus", "ask_worker"]
 
 ANSWER_TIMEOUT = 1.0
 _LIMIT = 64 * 1024 * 1024

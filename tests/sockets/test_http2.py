@@ -15,7 +15,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
 
 from tests.polling import until
-from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, Client
+from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, PROTOCOL_ERROR, Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.authority import Authority
     from tests.sockets.gateway import Gateway
 
-PROTOCOL_ERROR, INTERNAL_ERROR = 1, 2
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 

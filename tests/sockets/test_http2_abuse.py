@@ -13,18 +13,26 @@ from gateway.net import downstream2, stream2
 from tests.polling import until
 from tests.sockets.http2 import (
     ACK,
+    CANCEL,
+    COMPRESSION_ERROR,
     CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_SIZE_ERROR,
     GET,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     PING,
     PRIORITY,
+    PROTOCOL_ERROR,
     PUSH_PROMISE,
+    REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
+    STREAM_CLOSED,
     WINDOW_UPDATE,
     Client,
 )
@@ -34,8 +42,6 @@ if TYPE_CHECKING:
 
     from tests.sockets.gateway import Gateway
 
-PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR = 1, 3, 5, 6
-REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
