@@ -99,7 +99,6 @@ class Kube(Protocol):
         content_type: str = MERGE_PATCH,
         field_manager: str = "",
         force: bool = False,
-        dry_run: bool = False,
         strict: bool = False,
     ) -> JsonObject:
         """Changes a part of an object; `content_type` says what `body` is. APPLY_PATCH makes the object where it is not
@@ -112,7 +111,6 @@ class Kube(Protocol):
         key: Key,
         *,
         uid: str = "",
-        propagation: str = "Background",
         grace_period: int | None = None,
     ) -> JsonObject:
         """Deletes one object. `uid` restricts it to that incarnation; `grace_period` in seconds."""
@@ -156,12 +154,12 @@ class KubeClient:
         )
 
     @classmethod
-    async def from_kubeconfig(cls, path: str | None = None, context: str | None = None) -> Self:
+    async def from_kubeconfig(cls, path: str | None = None) -> Self:
         """From a kubeconfig file (default: $KUBECONFIG, then ~/.kube/config). Raises Unavailable if it is unusable."""
         configuration = Configuration()
 
         async def load() -> None:
-            await kube_config.load_kube_config(path, context, configuration, persist_config=False)
+            await kube_config.load_kube_config(path, client_configuration=configuration, persist_config=False)
 
         try:
             await load()
@@ -243,13 +241,11 @@ class KubeClient:
         content_type: str = MERGE_PATCH,
         field_manager: str = "",
         force: bool = False,
-        dry_run: bool = False,
         strict: bool = False,
     ) -> JsonObject:
         query = {
             "fieldManager": field_manager,
             "force": "true" if force else "",
-            "dryRun": "All" if dry_run else "",
             "fieldValidation": "Strict" if strict else "",
         }
         return await self._json("PATCH", path_of(kind, key, subresource), query, body, content_type)
@@ -260,10 +256,9 @@ class KubeClient:
         key: Key,
         *,
         uid: str = "",
-        propagation: str = "Background",
         grace_period: int | None = None,
     ) -> JsonObject:
-        options: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        options: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
         if grace_period is not None:

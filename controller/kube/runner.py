@@ -138,7 +138,6 @@ class Runner:
         lull: Lull | None = None,
         config: CurrentConfig | None = None,
         namespace: str = store.NAMESPACE,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         registry: CollectorRegistry | None = None,
     ) -> None:
         """`kinds_read`: kinds to cache beyond those the controllers own and watch; `field_selectors`: kinds of which
@@ -146,7 +145,6 @@ class Runner:
         has nothing but a status; `cold_path`: kinds for whose plans a request waits; `lull`: shared with others in the
         same loop. `config` is kept up to date with the ConfigMaps of `namespace`."""
         self._kube = kube
-        self._clock = clock
         self._loops = [
             _Loop(_name(one), one, AsyncWorkQueue(), late=one.kind in late_status, prompt=one.kind in cold_path)
             for one in controllers
@@ -159,7 +157,7 @@ class Runner:
         """Set when every cache is filled, the configuration is read, and workers run."""
         self._callbacks: dict[Kind, list[Callable[[JsonObject | None, JsonObject | None], None]]] = {}
         self._lull = lull or Lull()
-        self._recorder = Recorder(kube, COMPONENT, clock, self._lull)
+        self._recorder = Recorder(kube, COMPONENT, partial(datetime.now, UTC), self._lull)
         self._bugs = BugLog(log)
         self._metrics = Metrics(registry or CollectorRegistry())
         for loop in self._loops:
@@ -344,7 +342,7 @@ class Runner:
 
     def _plan(self, controller: Controller[Any], key: Key) -> Plan | None:
         seen = controller.observe(self.cache, key)
-        return None if seen is None else controller.reconcile(seen, self.config, self._clock())
+        return None if seen is None else controller.reconcile(seen, self.config, datetime.now(UTC))
 
     def _failed(self, loop: _Loop, key: Key, subject: JsonObject, error: KubeError) -> str:
         if is_stale(error):
