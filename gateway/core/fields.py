@@ -54,7 +54,8 @@ __all__ = [
     "scheme",
 ]
 
-_ACME_CHALLENGE = b"/.well-known/acme-challenge/"
+# The token is base64url, so that no `..` after the prefix leads elsewhere.
+_ACME_CHALLENGE = re.compile(rb"/\.well-known/acme-challenge/[0-9A-Za-z_-]+(?:\?.*)?")
 
 
 def normalise_host(host: bytes) -> bytes:
@@ -68,7 +69,7 @@ def https_location(host: bytes, target: bytes, port: int) -> bytes | None:
     """Where a request for `target` (origin-form) at `host` (its Host) is sent to have it over TLS. None if it has to be
     served without: a certificate authority looks for its challenge there (RFC 8555 section 8.3), and `OPTIONS *` is
     about the server itself."""
-    if target.startswith(_ACME_CHALLENGE) or not target.startswith(b"/"):
+    if not target.startswith(b"/") or _ACME_CHALLENGE.fullmatch(target):
         return None
     return b"https://%b%b%b" % (normalise_host(host), b"" if port == 443 else b":%d" % port, target)
 

@@ -286,7 +286,12 @@ def test_a_switch_is_to_what_was_asked_for(asked: bytes | None, chosen: bytes | 
         (b"A.test.:80", b"/b?c=%2F", 443, b"https://a.test/b?c=%2F"),
         (b"[::1]:80", b"//x", 8443, b"https://[::1]:8443//x"),
         (b"a.test", b"/.well-known/acme-challenge/token", 443, None),
+        (b"a.test", b"/.well-known/acme-challenge/a-_Z9?b", 443, None),
         (b"a.test", b"/.well-known/acme-challenge", 443, b"https://a.test/.well-known/acme-challenge"),
+        *(
+            (b"a.test", b"/.well-known/acme-challenge/" + way, 443, b"https://a.test/.well-known/acme-challenge/" + way)
+            for way in (b"", b"../../login", b"%2e%2e/%2e%2e/login", b"token/..", b"..;/login")
+        ),
         (b"a.test", b"*", 443, None),
     ],
 )
