@@ -153,7 +153,11 @@ class ChunkedReader:
 
     def feed(self, data: bytes, sink: BodySink) -> bytes | None:
         if self._buffer:
-            data = self._buffer + data
+            piece, data = data, self._buffer + data
+            # As in the head: whoever sends trailers byte by byte must not have all of them looked at for each.
+            if self._remaining == TRAILERS and b"\n" not in piece and len(data) <= self._limits.field_section:
+                self._buffer = data
+                return None
             self._buffer = b""
         position = 0
         pieces = []  # passed on as one: chunks of a byte would else be kept as objects of fifty, wherever they wait

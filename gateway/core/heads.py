@@ -59,6 +59,7 @@ __all__ = [
     "check_response",
     "forbidden_bytes",
     "head_limits",
+    "is_worth_a_look",
     "known_end",
     "normalised",
     "parse_request",
@@ -98,6 +99,16 @@ def head_limits(
 
 
 DEFAULT_LIMITS: Final = head_limits()
+
+_STRIDE: Final = 4096
+
+
+def is_worth_a_look(before: int, size: int, limits: HeadLimits = DEFAULT_LIMITS) -> bool:
+    """Whether a head that was incomplete with `before` bytes and is `size` long, by a piece without LF, may be too long
+    now. Beyond the first limit once in _STRIDE bytes: a look at 30 KiB costs 0.5 ms, and a client may send them one by
+    one."""
+    return size > limits.unchecked and (before <= limits.unchecked or before // _STRIDE != size // _STRIDE)
+
 
 # Lengths are 64-bit signed wherever they end up (RFC 9112 section 6.3 leaves the bound to us).
 _MAX_LENGTH_DIGITS: Final = 18

@@ -38,6 +38,7 @@ from gateway.core.heads import (
     RequestHead,
     ResponseHead,
     head_limits,
+    is_worth_a_look,
     serialise_response,
 )
 from gateway.errors import BadRequest, UpstreamProtocolError
@@ -65,6 +66,7 @@ __all__ = [
     "ResponseHead",
     "UntilCloseReader",
     "head_limits",
+    "is_worth_a_look",
     "parse_request",
     "parse_response",
     "request_body",

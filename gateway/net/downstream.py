@@ -41,6 +41,7 @@ from gateway.core.frames import PREFACE
 from gateway.core.http1 import (
     REASONS,
     ResponseHead,
+    is_worth_a_look,
     parse_request,
     request_body,
     serialise_chunk,
@@ -182,9 +183,9 @@ class Downstream(asyncio.Protocol):
         phase = self._phase
         if phase is _HEAD:
             if self._buffer:
-                piece, data = data, self._buffer + data
+                before, piece, data = len(self._buffer), data, self._buffer + data
                 # Not yet complete, surely: whoever sends a head byte by byte must not have it parsed byte by byte.
-                if b"\n" not in piece and len(data) <= self._listener.head_limits.unchecked:
+                if b"\n" not in piece and not is_worth_a_look(before, len(data), self._listener.head_limits):
                     self._buffer = data
                     return
             self._pump(data)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.core.http1 import (
     UntilCloseReader,
+    is_worth_a_look,
     parse_response,
     response_body,
     serialise_chunk,
@@ -185,7 +186,10 @@ class Upstream(asyncio.Protocol):
                 self._feed(data)
             else:
                 if self._buffer:
-                    data = self._buffer + data
+                    before, piece, data = len(self._buffer), data, self._buffer + data
+                    if b"\n" not in piece and not is_worth_a_look(before, len(data)):
+                        self._buffer = data
+                        return
                 head = parse_response(data)
                 if (
                     head is not None

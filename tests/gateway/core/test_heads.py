@@ -17,6 +17,7 @@ from gateway.core.heads import (
     RequestHead,
     ResponseHead,
     head_limits,
+    is_worth_a_look,
     parse_request_slowly,
     parse_response_slowly,
     serialise_response,
@@ -554,6 +555,18 @@ def test_status_line_without_prepared_reason() -> None:
     """The endpoint's reason phrase is passed on."""
     head = ResponseHead(299, b"Fine", True, b"\r\n", 0)
     assert serialise_response(head, b"") == b"HTTP/1.1 299 Fine\r\n\r\n"
+
+
+def test_a_head_in_pieces_of_a_byte_is_not_looked_at_for_each() -> None:
+    """Nor is it forgotten: what is too long is found out."""
+    looks = [size for size in range(1, 40_000) if is_worth_a_look(size - 1, size)]
+    assert looks == [8193, *range(12_288, 40_000, 4096)]
+    assert is_worth_a_look(10, 9000)
+    assert [size for size in range(1, 9000) if is_worth_a_look(size - 1, size, head_limits(fields=1))] == [
+        7,
+        4096,
+        8192,
+    ]
 
 
 # --- the fuzzers ------------------------------------------------------------------------------------------------------
