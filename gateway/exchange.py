@@ -17,8 +17,8 @@ connection: `Lease.fail`, another lease, up to MAX_DIALS. An HTTP/2 endpoint sai
 once more, on a new connection. Or a reused connection turned out to be closed, before any byte of a response: the same,
 if the method is idempotent (RFC 9110 section 9.2.2). What was sent of the content is sent again, which for these two
 cases is kept (`_replay`, REPLAY_LIMIT bytes at most; more, and there is no retry). Any other request may have run; so
-that it seldom comes to this, the kernel is asked about a connection that was idle for a while before content goes out
-on it (`_fresh`). Whatever the endpoint answers is passed on.
+that it seldom comes to this, the kernel is asked about a connection that was idle for a while before such a request, or
+content, goes out on it (`_fresh`). Whatever the endpoint answers is passed on.
 
 End of file from the client while its request waits for an endpoint counts as its leaving. Once there is an endpoint,
 `100 Continue` is sent to find out (RFC 9110 section 15.2: a client must put up with any number of 1xx it did not ask
@@ -294,7 +294,7 @@ class Exchange:
             connections = served.connections if head.others is None else self._connections(served)
             upstream = (
                 connections.try_take(lease.endpoint)
-                if self._request_ended
+                if self._request_ended and head.method in _IDEMPOTENT
                 else self._fresh(connections, lease.endpoint)
             )
             if upstream is not None:

@@ -148,7 +148,10 @@ async def test_it_is_sent_again_once(gateway: Gateway) -> None:
     client.close()
 
 
-async def test_a_closed_connection_is_not_used_for_content(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("request_", [with_content(b"POST", 2), GET.replace(b"GET", b"POST")], ids=["content", "none"])
+async def test_a_closed_connection_is_not_used_for_what_is_sent_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
     """Even where the loop has not seen yet that the endpoint closed it: a POST would be lost."""
     monkeypatch.setattr("gateway.net.upstream._FRESH", -1.0)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -160,10 +163,10 @@ async def test_a_closed_connection_is_not_used_for_content(gateway: Gateway, mon
     await loop.sock_recv(first, 1000)
     await loop.sock_sendall(first, OK)
     assert await client.response(2) == OK
-    # In one turn of the loop: the endpoint closes, and a request with content begins.
+    # In one turn of the loop: the endpoint closes, and the request begins.
     first.close()
     (connection,) = gateway.listener.connections
-    connection.data_received(with_content(b"POST", 2))
+    connection.data_received(request_)
     second, _ = await loop.sock_accept(listening)
     with listening, second:
         assert (await loop.sock_recv(second, 1000)).startswith(b"POST / ")
