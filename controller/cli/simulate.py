@@ -14,7 +14,7 @@ from controller.cli.mistake import Mistake
 from controller.simulation.distributions import DistributionError, distribution
 from controller.simulation.outcome import outcome
 from controller.simulation.settings import SettingsError, parse_settings
-from controller.simulation.traces import TraceError, read_trace
+from controller.simulation.traces import MAX_SECONDS, TraceError, read_trace
 from controller.simulation.world import Settings, World
 
 if TYPE_CHECKING:
@@ -44,7 +44,13 @@ _HEADINGS = ("SETTINGS", "REQUESTS", "COLD", "LOST", "WAIT P50", "P95", "P99", "
 @click.option("--cold-start", default="1s", show_default=True, metavar="TIME", help="From a new pod to a ready one.")
 @click.option("--service-time", default="100ms", show_default=True, metavar="TIME", help="Work of one request.")
 @click.option("--seed", default=0, show_default=True, help="Of chance; the same seed gives the same result.")
-@click.option("--tail", default=600.0, show_default=True, help="Seconds to go on after the last request.")
+@click.option(
+    "--tail",
+    type=click.FloatRange(0, MAX_SECONDS),
+    default=600.0,
+    show_default=True,
+    help="Seconds to go on after the last request.",
+)
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the timelines to this .png, .svg or .pdf."
 )

@@ -11,13 +11,12 @@ Two formats, told apart by their first line:
   seconds of work it is. Sorted by time. Empty lines and those that begin with # are skipped.
 
 What does not fit raises TraceError with file, line and what would be right. A trace is read row by row, so that the
-file may be larger than memory; a load is bounded by MAX_REQUESTS.
+file may be larger than memory; a load is bounded by MAX_REQUESTS and MAX_SECONDS.
 """
 
 from __future__ import annotations
 
 import csv
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from controller.simulation.world import Arrival
@@ -27,9 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
-__all__ = ["MAX_REQUESTS", "TraceError", "read_trace"]
+__all__ = ["MAX_REQUESTS", "MAX_SECONDS", "TraceError", "read_trace"]
 
 MAX_REQUESTS = 20_000_000
+MAX_SECONDS = 30 * 86_400.0
+"""A month: simulated time costs something even where nothing happens."""
 _MINUTE = 60.0
 
 
@@ -107,6 +108,7 @@ def _seconds(path: Path, line: int, text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not isfinite(value) or value < 0:
-        raise TraceError(f"{path}, line {line}: {text.strip()[:40]!r} is not a number of seconds, such as 12.5")
+    if not 0 <= value <= MAX_SECONDS:
+        wanted = f"a number of seconds from 0 to {MAX_SECONDS:.0f}, such as 12.5"
+        raise TraceError(f"{path}, line {line}: {text.strip()[:40]!r} is not {wanted}")
     return value

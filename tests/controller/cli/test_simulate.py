@@ -55,6 +55,12 @@ def test_a_picture(trace: Path, tmp_path: Path, ending: str, first: bytes) -> No
     assert path.read_bytes().startswith(first)
 
 
+def test_time_has_an_end(trace: Path) -> None:
+    """A simulation without one would never print anything."""
+    for tail in ("inf", "-1", "1e9"):
+        assert run(trace, "--tail", tail)[0] == 2
+
+
 def test_what_goes_wrong_is_one_line_and_status_2(trace: Path, tmp_path: Path) -> None:
     """A bad trace, setting, time, picture or place for it."""
     bad = tmp_path / "bad.txt"

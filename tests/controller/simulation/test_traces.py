@@ -45,6 +45,7 @@ def test_minute_counts(tmp_path: Path) -> None:
         ("1,x\n", "", ["line 1", "'x'"]),
         ("-1\n", "", ["line 1", "'-1'"]),
         ("nan\n", "", ["line 1", "'nan'"]),
+        ("1e12\n", "", ["line 1", "'1e12'", "2592000"]),
         ("2\n1\n", "", ["line 2", "sort"]),
         ("1\n", "f", ["arrivals", "'f'"]),
         ("a,b,c,d\n", "", ["line 1", "column"]),
