@@ -15,7 +15,7 @@ from typing import NamedTuple
 from matrix.processes import ROOT, program, python_module
 from matrix.servers import host
 
-__all__ = ["ClientFault", "Sample", "h2load", "lua_string", "steady", "stream", "websocket", "wrk"]
+__all__ = ["ClientFault", "Sample", "h2load", "lua_string", "stream", "websocket", "wrk"]
 
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
@@ -116,28 +116,6 @@ def h2load(
         path = folder / "message"
         path.write_bytes(body)
         options.append(f"--data={path}")
-    return _h2load(folder, core, url, service, fields, options, seconds)
-
-
-def steady(
-    folder: Path,
-    core: int,
-    url: str,
-    service: str,
-    fields: dict[str, str],
-    *,
-    connections: int,
-    rate: int,
-    seconds: int,
-) -> Sample:
-    """HTTP/1.1 at a fixed rate, requests a second over all connections."""
-    options = ["--h1", f"-c{connections}", f"--rps={rate / connections:.3f}"]
-    return _h2load(folder, core, url, service, fields, options, seconds)
-
-
-def _h2load(
-    folder: Path, core: int, url: str, service: str, fields: dict[str, str], options: list[str], seconds: int
-) -> Sample:
     log = folder / "h2load.log"
     log.unlink(missing_ok=True)
     command = [_missing("h2load"), "-t1", f"-D{seconds}", f"--log-file={log}", *options]
