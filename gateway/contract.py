@@ -9,6 +9,10 @@ names the state it starts from (`base`) and the one it makes (`version`); a work
 answers each applied update with `Ack(version)`, and reports `Stats` once a second, or at once when a revision that
 was idle gets a request (the poke that starts a cold revision).
 
+Scale-down loses nothing because of one more message. A revision that is about to lose replicas is `shrinking`: workers
+say how many requests they have in flight at each of its pods (`InFlight`). The pods that are to go become `draining`
+endpoints: they get no new request, and are told to stop when every worker has acknowledged that and reported none.
+
 State is three maps, each replaced entry by entry: routes (a KIngress and its rules), revisions (how to treat a request
 for it, and its endpoints) and certificates (a TLS Secret and the hosts it is for). Everything is immutable; `apply`
 makes a new `Snapshot` and leaves the old one be, so that a request in flight keeps the table it was routed by. The copy
@@ -48,6 +52,7 @@ __all__ = [
     "Endpoint",
     "Fields",
     "Hello",
+    "InFlight",
     "Probe",
     "Resync",
     "Revision",
@@ -157,12 +162,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where one pod listens. `ready` is what Kubernetes says; the gateway may know better by probing."""
+    """Where one pod listens. `ready` is what Kubernetes says; the gateway may know better by probing. A `draining` one
+    gets no new request and finishes those that it has; it may be taken into service again."""
 
     host: str
     port: int
     pod: str
     ready: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +181,7 @@ class Revision:
     `probe` None means: trust Kubernetes' readiness only (exec readiness probes and startup probes, which the gateway
     can't run). `service` and `configuration` are names for metrics, "" where there is none. `failure` says why its pods
     can't start, "" while they may: without an endpoint that serves, requests are told so at once. `queue_timeout` is
-    how long a request may wait for an endpoint, None what the gateway is set to.
+    how long a request may wait for an endpoint, None what the gateway is set to. `shrinking` asks for `InFlight`.
     """
 
     id: RevisionId
@@ -189,6 +196,7 @@ class Revision:
     endpoints: tuple[Endpoint, ...] = ()
     failure: str = ""
     queue_timeout: float | None = None
+    shrinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +268,17 @@ class Stats:
     stats: tuple[Stat, ...]
 
 
-Message = Update | Hello | Ack | Stats
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """From a worker, of revisions that are `shrinking`: how many requests it has sent to each pod that are not over, by
+    pod name; pods without any are left out. The numbers are those of the version that it acknowledged last, or later
+    ones. Told when an update changes such a revision, when the last request at a draining endpoint is over, and with
+    each second's Stats."""
+
+    revisions: Mapping[RevisionId, Mapping[str, int]]
+
+
+Message = Update | Hello | Ack | Stats | InFlight
 
 
 def apply(snapshot: Snapshot, update: Update) -> Snapshot:
@@ -375,6 +393,8 @@ def serialise_message(message: Message) -> str:
                 "type": "stats",
                 "stats": [[*stat.revision, stat.average_concurrency, stat.request_count] for stat in stats],
             }
+        case InFlight(loads):
+            body = {"type": "inFlight", "revisions": [[*key, load] for key, load in loads.items()]}
         case Update(base, version, routes, revisions, certificates, more):
             body = {
                 "type": "update",
@@ -406,6 +426,13 @@ def _message_in(body: dict[str, Any]) -> Message:
             return Ack(int(body["version"]))
         case "stats":
             return Stats(tuple(Stat(RevisionId(ns, name), float(avg), float(n)) for ns, name, avg, n in body["stats"]))
+        case "inFlight":
+            return InFlight(
+                {
+                    RevisionId(ns, name): {pod: int(count) for pod, count in load.items()}
+                    for ns, name, load in body["revisions"]
+                }
+            )
         case "update":
             return Update(
                 base=int(body["base"]),
@@ -482,9 +509,10 @@ def _revision_out(revision: Revision) -> dict[str, Any]:
         "idleTimeout": revision.idle_timeout,
         "protocol": revision.protocol,
         "probe": revision.probe and _probe_out(revision.probe),
-        "endpoints": [[end.host, end.port, end.pod, end.ready] for end in revision.endpoints],
+        "endpoints": [_endpoint_out(endpoint) for endpoint in revision.endpoints],
         "failure": revision.failure,
         "queueTimeout": revision.queue_timeout,
+        "shrinking": revision.shrinking,
     }
 
 
@@ -500,10 +528,20 @@ def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
         idle_timeout=body["idleTimeout"],
         protocol=body["protocol"],
         probe=None if probe is None else _probe_in(probe),
-        endpoints=tuple(Endpoint(host, int(port), pod, bool(ready)) for host, port, pod, ready in body["endpoints"]),
+        endpoints=tuple(_endpoint_in(endpoint) for endpoint in body["endpoints"]),
         failure=str(body["failure"]),
         queue_timeout=body["queueTimeout"],
+        shrinking=bool(body["shrinking"]),
     )
+
+
+def _endpoint_out(endpoint: Endpoint) -> list[Any]:
+    return [endpoint.host, endpoint.port, endpoint.pod, endpoint.ready, endpoint.draining]
+
+
+def _endpoint_in(body: list[Any]) -> Endpoint:
+    host, port, pod, ready, draining = body
+    return Endpoint(host, int(port), pod, bool(ready), bool(draining))
 
 
 def _certificate_out(certificate: Certificate) -> list[Any]:

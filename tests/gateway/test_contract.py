@@ -14,6 +14,7 @@ from gateway.contract import (
     ContractError,
     Endpoint,
     Hello,
+    InFlight,
     Probe,
     Resync,
     Revision,
@@ -50,6 +51,7 @@ rules = st.builds(
     redirect_port=st.integers(0, 65535),
 )
 certificate_ids = st.builds(CertificateId, names, names)
+endpoints = st.builds(Endpoint, names, st.integers(1, 65535), names, st.booleans(), st.booleans())
 
 
 @st.composite
@@ -66,9 +68,8 @@ def revisions(draw: st.DrawFn, key: RevisionId) -> Revision:
         probe=draw(st.none() | st.builds(Probe, st.none() | texts, fields, seconds)),
         failure=draw(texts),
         queue_timeout=draw(st.none() | seconds),
-        endpoints=tuple(
-            draw(st.lists(st.builds(Endpoint, names, st.integers(1, 65535), names, st.booleans()), max_size=2))
-        ),
+        shrinking=draw(st.booleans()),
+        endpoints=tuple(draw(st.lists(endpoints, max_size=2))),
     )
 
 
@@ -94,18 +95,30 @@ messages = (
     | st.builds(Hello, names)
     | st.builds(Ack, st.integers(0, 2**53))
     | st.builds(Stats, st.lists(stats, max_size=3).map(tuple))
+    | st.builds(InFlight, st.dictionaries(revision_ids, st.dictionaries(names, st.integers(1, 2**31)), max_size=3))
 )
 
 
 @given(messages)
-def test_round_trip(message: Update | Hello | Ack | Stats) -> None:
+def test_round_trip(message: Update | Hello | Ack | Stats | InFlight) -> None:
     """What is serialised is parsed to the same value."""
     assert parse_message(serialise_message(message)) == message
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "{}", '{"type":"update"}', '{"type":"nonsense"}', '{"type":"stats","stats":[[1]]}', "\x00", "é"],
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        '{"type":"update"}',
+        '{"type":"nonsense"}',
+        '{"type":"stats","stats":[[1]]}',
+        '{"type":"inFlight","revisions":[["a","b",[]]]}',
+        "\x00",
+        "é",
+    ],
 )
 def test_foreign_text_is_refused(text: str) -> None:
     """Only ContractError comes out for what is not a message, and it quotes the text."""
