@@ -140,27 +140,29 @@ class Platform:
         command = [self._zerogate, *arguments]
         return subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, check=True).stdout
 
-    def apply(self, names: list[str]) -> None:
-        """The services, each at zero; returns when all are Ready."""
+    def apply(self, services: list[dict[str, object]]) -> None:
+        """The services, which may begin at zero; returns when all are Ready."""
+        names = {str(cast("dict[str, object]", one["metadata"])["name"]) for one in services}
         self.run("apply", "--force-conflicts", "-f", "-", stdin=json.dumps(ALLOW_ZERO))
-        self.run("apply", "-f", "-", stdin="\n---\n".join(json.dumps(service(name)) for name in names))
+        self.run("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, services)))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            services = json.loads(self.run("get", "ksvc", "-o", "json"))["items"]
-            conditions = {item["metadata"]["name"]: item.get("status", {}).get("conditions", []) for item in services}
+            found = json.loads(self.run("get", "ksvc", "-o", "json"))["items"]
+            conditions = {item["metadata"]["name"]: item.get("status", {}).get("conditions", []) for item in found}
             ready = {
                 name
-                for name, found in conditions.items()
-                if any(c["type"] == "Ready" and c["status"] == "True" for c in found)
+                for name, states in conditions.items()
+                if any(c["type"] == "Ready" and c["status"] == "True" for c in states)
             }
             if ready.issuperset(names):
                 return
             time.sleep(0.2)
-        raise SystemExit(f"not ready within 120 s: {sorted(set(names) - ready)}")
+        raise SystemExit(f"not ready within 120 s: {sorted(names - ready)}")
 
-    def firsts(self, names: list[str], interpreter: float) -> list[First]:
-        """The first requests of services at zero, all at once, from one thread: on a small machine a hundred client
-        threads would take the time that the services need to start."""
+    def at_once(self, names: list[str]) -> list[tuple[float, bytes]]:
+        """A request to each of the services, one may be named many times, all at once: seconds until the answer was
+        there, and the answer; what came of it where the connection broke. From one thread: on a small machine a hundred
+        client threads would take the time that the services need to start."""
         answers: dict[socket.socket, bytes] = {}
         totals: dict[socket.socket, float] = {}
         with contextlib.ExitStack() as stack:
@@ -180,12 +182,19 @@ class Platform:
                     raise SystemExit(f"{len(names) - len(totals)} of {len(names)} got no answer within 120 s")
                 for key, _ in ready:
                     client = cast("socket.socket", key.fileobj)
-                    data = client.recv(65536)
+                    try:
+                        data = client.recv(65536)
+                    except ConnectionError:
+                        data = b""
                     answers[client] += data
                     if not data:
                         totals[client] = time.perf_counter() - began
                         waiting.unregister(client)
-        return [_first(answers[client], total, interpreter) for client, total in totals.items()]
+        return [(totals[client], answer) for client, answer in answers.items()]
+
+    def firsts(self, names: list[str], interpreter: float) -> list[First]:
+        """The first requests of services at zero, all at once."""
+        return [_first(answer, total, interpreter) for total, answer in self.at_once(names)]
 
 
 def _first(answer: bytes, total: float, interpreter: float) -> First:
@@ -250,7 +259,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, Platform(Path(temporary), arguments.port) as platform:
         one_by_one = [f"one-{n}" for n in range(arguments.sequential)]
         at_once = [f"all-{n}" for n in range(arguments.parallel)]
-        platform.apply(one_by_one + at_once)
+        platform.apply([service(name) for name in one_by_one + at_once])
         interpreter = interpreter_start()
 
         print(f"{arguments.sequential} services at zero, one after the other\n{heading}")

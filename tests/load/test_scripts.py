@@ -42,7 +42,7 @@ def python(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "script",
     [
-        *("autoscaler.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py", "routes.py"),
+        *("autoscaler.py", "burst.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py", "routes.py"),
         *("simulation.py", "workers.py"),
     ],
 )
