@@ -53,6 +53,7 @@ __all__ = [
     "Fields",
     "Hello",
     "InFlight",
+    "Milestones",
     "Probe",
     "Resync",
     "Revision",
@@ -160,16 +161,28 @@ class Probe:
     grpc_service: str | None = None
 
 
+class Milestones(NamedTuple):
+    """How an endpoint came about, as seen by the control plane: when the autoscaler decided to scale its revision up
+    from zero, when its pod was there, and when the pod's containers ran. Wall clock, seconds since 1970; None where it
+    is not known. See `gateway.core.coldstart` for what is made of it."""
+
+    decided: float | None = None
+    created: float | None = None
+    started: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where one pod listens. `ready` is what Kubernetes says; the gateway may know better by probing. A `draining` one
-    gets no new request and finishes those that it has; it may be taken into service again."""
+    gets no new request and finishes those that it has; it may be taken into service again. Endpoints that differ in
+    their milestones only are equal: these come along with a change and are none themselves."""
 
     host: str
     port: int
     pod: str
     ready: bool = False
     draining: bool = False
+    milestones: Milestones = field(default=Milestones(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,12 +549,12 @@ def _revision_in(revision_id: RevisionId, body: dict[str, Any]) -> Revision:
 
 
 def _endpoint_out(endpoint: Endpoint) -> list[Any]:
-    return [endpoint.host, endpoint.port, endpoint.pod, endpoint.ready, endpoint.draining]
+    return [endpoint.host, endpoint.port, endpoint.pod, endpoint.ready, endpoint.draining, *endpoint.milestones]
 
 
 def _endpoint_in(body: list[Any]) -> Endpoint:
-    host, port, pod, ready, draining = body
-    return Endpoint(host, int(port), pod, bool(ready), bool(draining))
+    host, port, pod, ready, draining, *milestones = body
+    return Endpoint(host, int(port), pod, bool(ready), bool(draining), Milestones(*milestones))
 
 
 def _certificate_out(certificate: Certificate) -> list[Any]:

@@ -15,6 +15,7 @@ from gateway.contract import (
     Endpoint,
     Hello,
     InFlight,
+    Milestones,
     Probe,
     Resync,
     Revision,
@@ -233,3 +234,16 @@ def test_apply_refuses_a_gap() -> None:
 def test_what_stays_on_this_machine(host: str, *, stays: bool) -> None:
     """Loopback addresses and the name that means one; any other name may mean any address."""
     assert is_loopback(host) == stays
+
+
+@given(st.builds(Milestones, *[st.none() | seconds] * 3))
+def test_milestones_come_along_and_make_no_change(milestones: Milestones) -> None:
+    """They travel with their endpoint, and an endpoint that differs in nothing else is the same one."""
+    key = RevisionId("ns", "rev")
+    plain = Revision(key, endpoints=(Endpoint("127.0.0.1", 1, "pod"),))
+    told = Revision(key, endpoints=(Endpoint("127.0.0.1", 1, "pod", milestones=milestones),))
+    arrived = parse_message(serialise_message(Update(0, 1, {}, {key: told})))
+    assert isinstance(arrived, Update)
+    (endpoint,) = arrived.revisions[key].endpoints  # type: ignore[union-attr]
+    assert endpoint.milestones == milestones
+    assert told == plain
