@@ -19,9 +19,10 @@ are read for each connection, in a thread, so that a rotated CA needs no restart
 is logged once until one succeeds, of at most REASONS.
 
 What goes up is bounded by being the newest of its kind: one acknowledgement (a version includes those before), one
-Stats (a second that a slow socket did not take is replaced by the next), one poke per revision. Pokes go first, and a
-poke is never dropped while connected. Nothing is kept for later while disconnected; instead, after each connect,
-every revision that requests wait for is poked.
+Stats (a second that a slow socket did not take is replaced by the next), one poke per revision. What is in flight at a
+revision that shrinks is counted when it is sent, behind the acknowledgement, and so is never older than the version
+acknowledged. Pokes go first, and a poke is never dropped while connected. Nothing is kept for later while disconnected;
+instead, after each connect, every revision that requests wait for is poked.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import os
 from contextlib import suppress
 from random import random
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 
@@ -40,6 +41,7 @@ from gateway.contract import (
     Ack,
     ContractError,
     Hello,
+    InFlight,
     Resync,
     RevisionId,
     Snapshot,
@@ -55,7 +57,7 @@ from gateway.net.tlscontext import UnusableCertificate, client_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from gateway.contract import Message
@@ -82,23 +84,50 @@ def backoff(failures: int, point: float) -> float:
     return ceiling * (0.5 + 0.5 * point)
 
 
+class Loads(Protocol):
+    """Who knows what is in flight where."""
+
+    @property
+    def shrinking(self) -> Collection[RevisionId]:
+        """The revisions whose load is asked for."""
+
+    def in_flight(self, revision: RevisionId) -> Mapping[str, int] | None:
+        """The requests at each of its pods that has some; None for a revision that is not shrinking."""
+
+
 class _Outbox:
     """What is to be sent: the newest of each kind."""
 
-    __slots__ = ("_ack", "_pokes", "_stats", "filled")
+    __slots__ = ("_ack", "_due", "_in_flight", "_is_synced", "_pokes", "_stats", "filled")
 
-    def __init__(self) -> None:
+    def __init__(self, in_flight: Callable[[RevisionId], Mapping[str, int] | None]) -> None:
+        self._in_flight = in_flight
+        self._is_synced = False
         self._ack: Ack | None = None
         self._pokes: dict[RevisionId, Stat] = {}
         self._stats: Stats | None = None
+        self._due: set[RevisionId] = set()
         self.filled = asyncio.Event()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether a state of this connection's controller was applied."""
+        return self._is_synced
 
     def put(self, message: Ack | Stats) -> None:
         if isinstance(message, Ack):
             self._ack = message
+            self._is_synced = True
         else:
             self._stats = message
         self.filled.set()
+
+    def put_in_flight(self, revisions: Iterable[RevisionId]) -> None:
+        """These are to be told. Before the first acknowledgement nothing is: the numbers would be those of a state that
+        this controller does not know."""
+        self._due.update(revisions)
+        if self._due and self._is_synced:
+            self.filled.set()
 
     def put_poke(self, stat: Stat) -> None:
         self._pokes.setdefault(stat.revision, stat)
@@ -109,6 +138,10 @@ class _Outbox:
         messages: list[Message] = [Stats(tuple(self._pokes.values()))] if self._pokes else []
         messages += [message for message in (self._ack, self._stats) if message is not None]
         self._ack, self._pokes, self._stats = None, {}, None
+        if self._due and self._is_synced:
+            loads = {key: load for key in self._due if (load := self._in_flight(key)) is not None}
+            messages += [InFlight(loads)] if loads else []
+            self._due.clear()
         self.filled.clear()
         return messages
 
@@ -117,9 +150,9 @@ class Feed:
     """`url` is the whole address (`ws://127.0.0.1:9080/v1/feed`, or wss, http, https), `token` the bearer token.
 
     `on_update(update, snapshot)` must not block; it may refuse by ContractError, which ends the connection. `waiting`
-    names the revisions that requests wait for. `snapshot_file` is read at a start without controller and kept up to
-    date, readable by its owner only. `ca` is the file with the authorities that a server over TLS must have its
-    certificate from, None for the system's.
+    names the revisions that requests wait for, `loads` what is in flight where revisions shrink. `snapshot_file` is
+    read at a start without controller and kept up to date, readable by its owner only. `ca` is the file with the
+    authorities that a server over TLS must have its certificate from, None for the system's.
     """
 
     def __init__(
@@ -130,6 +163,7 @@ class Feed:
         worker: str,
         on_update: Callable[[Update, Snapshot], None],
         waiting: Callable[[], Iterable[tuple[RevisionId, int]]],
+        loads: Loads,
         snapshot_file: Path | None = None,
         ca: Path | None = None,
     ) -> None:
@@ -138,6 +172,7 @@ class Feed:
         self._worker = worker
         self._on_update = on_update
         self._waiting = waiting
+        self._loads = loads
         self._file = snapshot_file
         self._ca = ca
         self._outbox: _Outbox | None = None
@@ -160,6 +195,12 @@ class Feed:
         """Send the last second's numbers; they replace those of an earlier second that did not get out."""
         if self._outbox is not None:
             self._outbox.put(stats)
+            self._outbox.put_in_flight(self._loads.shrinking)
+
+    def report_in_flight(self, revision: RevisionId) -> None:
+        """Tell at once what is in flight at a revision that shrinks."""
+        if self._outbox is not None:
+            self._outbox.put_in_flight((revision,))
 
     async def run(self) -> None:
         """Follow the controller until cancelled."""
@@ -209,7 +250,7 @@ class Feed:
             )
         async with socket, asyncio.TaskGroup() as group:
             await socket.send_str(serialise_message(Hello(self._worker)))
-            outbox = self._outbox = _Outbox()
+            outbox = self._outbox = _Outbox(self._loads.in_flight)
             self._resync = None
             for revision, _count in self._waiting():
                 outbox.put_poke(Stat(revision, 1.0, 0.0))
@@ -238,6 +279,8 @@ class Feed:
         if change is not None:
             self._apply(change)
             self._unsaved.set()
+            if not outbox.is_synced:  # all of them: those that did not change are news to this controller too
+                outbox.put_in_flight(self._loads.shrinking)
             outbox.put(Ack(change.version))
 
     def _change(self, message: Update) -> Update | None:

@@ -38,7 +38,7 @@ import uvloop
 
 from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
-from gateway.contract import PART, ContractError
+from gateway.contract import PART, ContractError, Stat
 from gateway.core.clients import ClientCounts
 from gateway.core.http1 import CODEC
 from gateway.core.proxies import TrustedProxies
@@ -126,6 +126,8 @@ class Worker:
             queue_limit=config.limits.queue_limit,
             worker_queue_limit=config.limits.worker_queue_limit,
             queue_timeout=config.limits.queue_timeout,
+            on_in_flight=lambda revision: self.feed.report_in_flight(revision),
+            on_stranded=lambda revision: self.feed.poke(Stat(revision, 1.0, 0.0)),
         )
         self.pools = Pools()
         self.access_log = AccessLog(config.access_log, self.traffic)
@@ -135,6 +137,7 @@ class Worker:
             worker=f"{socket.gethostname()}-{os.getpid()}-{index}",
             on_update=self._on_update,
             waiting=self.activator.waiting,
+            loads=self.activator,
             snapshot_file=config.snapshot_file,
             ca=config.feed_ca,
         )

@@ -18,6 +18,10 @@ connect to it fails (`Lease.fail`); in the last two cases it is probed again. Wh
 revision's probe (`Revision.probe` None), Kubernetes' readiness decides alone, and a failed connect closes the endpoint
 until it takes connections again.
 
+An endpoint that the controller drains gets no new request. What is in flight at the endpoints of a revision that is
+`shrinking` is to be reported (`on_in_flight`) when an update changes it and when a draining endpoint has become idle. A
+request that finds draining endpoints only calls for one of them (`on_stranded`): having it back takes milliseconds.
+
 Between deciding and acting there is no `await`; whatever ends a wait (a place, a time-out, a removed revision, a
 cancel) finds every count right. A waiter that was given a place and cancelled in the same turn hands it on.
 """
@@ -25,7 +29,9 @@ cancel) finds every count right. A waiter that was given a place and cancelled i
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING
 
@@ -35,7 +41,7 @@ from gateway.core.throttler import Place, Throttler
 from gateway.errors import GatewayError, NoRevision, QueueFull, QueueTimeout, RevisionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
     from gateway.core.throttler import Woken
@@ -43,6 +49,10 @@ if TYPE_CHECKING:
 __all__ = ["Activator", "Counters", "Lease"]
 
 _Waiter = asyncio.Future[Place | GatewayError]
+
+
+def _nobody_asks(_revision: RevisionId) -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -60,12 +70,17 @@ class _Unit:
 
     __slots__ = ("leases", "revision", "throttler")
 
-    def __init__(self, revision: Revision, queue_limit: int) -> None:
+    def __init__(self, revision: Revision, queue_limit: int, on_drained: Callable[[], None]) -> None:
         self.revision = revision
         self.throttler: Throttler[_Waiter] = Throttler(
-            container_concurrency=revision.container_concurrency, queue_limit=queue_limit
+            container_concurrency=revision.container_concurrency, queue_limit=queue_limit, on_drained=on_drained
         )
         self.leases: dict[Place, Lease] = {}
+
+    @property
+    def is_stranded(self) -> bool:
+        """There would be an endpoint, but for a drain."""
+        return self.throttler.capacity == 0 and any(place.is_held for place in self.throttler.places)
 
 
 class Lease:
@@ -97,6 +112,8 @@ class Activator:
     """All revisions of one worker. To be made and used within the running loop.
 
     `queue_timeout` in seconds, for revisions that name none of their own; None means their request time-out.
+    `on_in_flight(revision)`: what `in_flight(revision)` says is news. `on_stranded(revision)`: a request waits there
+    because all endpoints are draining. `shrinking` are the revisions that `in_flight` knows.
     """
 
     def __init__(
@@ -105,8 +122,13 @@ class Activator:
         queue_limit: int = 10_000,
         worker_queue_limit: int = 20_000,
         queue_timeout: float | None = None,
+        on_in_flight: Callable[[RevisionId], None] = _nobody_asks,
+        on_stranded: Callable[[RevisionId], None] = _nobody_asks,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._on_in_flight = on_in_flight
+        self._on_stranded = on_stranded
+        self.shrinking: set[RevisionId] = set()
         self._units: dict[RevisionId, _Unit] = {}
         self._queue_limit = queue_limit
         self._worker_queue_limit = worker_queue_limit
@@ -123,6 +145,16 @@ class Activator:
     def waiting(self) -> list[tuple[RevisionId, int]]:
         """The revisions that requests wait for, and how many."""
         return [(key, unit.throttler.waiting) for key, unit in self._units.items() if unit.throttler.waiting]
+
+    def in_flight(self, revision: RevisionId) -> Mapping[str, int] | None:
+        """The requests at each pod of a revision that is shrinking, idle ones left out; None for any other revision."""
+        if revision not in self.shrinking:
+            return None
+        counts: Counter[str] = Counter()
+        for place in self._units[revision].throttler.places:
+            if place.in_flight:
+                counts[place.id.pod] += place.in_flight
+        return counts
 
     def try_acquire(self, revision: RevisionId) -> Lease | None:
         """A lease if one is to be had at once; None if not, and for a revision this worker does not know."""
@@ -200,6 +232,8 @@ class Activator:
         self.parked += 1
         self.counters.parked += 1
         self.counters.cold_starts += is_cold
+        if is_cold and unit.is_stranded:
+            self._on_stranded(unit.revision.id)
 
     def _expire(self, unit: _Unit, waiter: _Waiter, timeout: float) -> None:
         if unit.throttler.cancel(waiter) and not waiter.done():
@@ -213,7 +247,8 @@ class Activator:
     def _set(self, revision: Revision) -> None:
         unit = self._units.get(revision.id)
         if unit is None:
-            unit = self._units[revision.id] = _Unit(revision, self._queue_limit)
+            on_drained = partial(self._on_in_flight, revision.id)
+            unit = self._units[revision.id] = _Unit(revision, self._queue_limit, on_drained)
         unit.revision = revision
         unit.leases = {}
         throttler = unit.throttler
@@ -225,6 +260,18 @@ class Activator:
             self._prober.stop(gone)
         if revision.failure and throttler.capacity == 0:
             _turn_away(throttler.clear(), _failed(revision))
+        self._tell(unit)
+
+    def _tell(self, unit: _Unit) -> None:
+        """What an update of a revision means for its drain."""
+        key = unit.revision.id
+        if not unit.revision.shrinking:
+            self.shrinking.discard(key)
+            return
+        self.shrinking.add(key)
+        self._on_in_flight(key)
+        if unit.throttler.waiting and unit.is_stranded:
+            self._on_stranded(key)
 
     def _judge(self, unit: _Unit, place: Place, *, was_ready: bool) -> None:
         """Open, close or probe a place after an update."""
@@ -234,7 +281,7 @@ class Activator:
             unit.throttler.close(place)
         elif was_ready and not is_ready:
             self._suspect(unit, place)
-        elif place.is_open or place in self._prober:
+        elif place.is_open or place.is_held or place in self._prober:
             return
         elif unit.revision.probe is None:
             _dispatch(unit, unit.throttler.open(place))
@@ -242,7 +289,7 @@ class Activator:
             self._probe(unit, place)
 
     def _suspect(self, unit: _Unit, place: Place) -> None:
-        if self._units.get(unit.revision.id) is unit and place.is_open:
+        if self._units.get(unit.revision.id) is unit and (place.is_open or place.is_held):
             unit.throttler.close(place)
             self._probe(unit, place)
 
@@ -256,6 +303,7 @@ class Activator:
         unit = self._units.pop(key, None)
         if unit is None:
             return
+        self.shrinking.discard(key)
         for place in unit.throttler.places:
             self._prober.stop(place)
         unit.throttler.update((), unit.revision.container_concurrency)

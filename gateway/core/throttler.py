@@ -14,6 +14,10 @@ An endpoint is the same one as long as host, port and pod are; it keeps its coun
 gets no new request at once, and its count is kept until the last request has finished, so that an endpoint that comes
 back meanwhile is not filled above its limit.
 
+A draining endpoint is kept closed for new requests whatever its probe says, which is remembered (`is_held`): taken into
+service again it is open at once. When the last request at one is over, `on_drained` is told; an endpoint that is open
+pays nothing for that.
+
 Everything that can free a slot returns the waiters to wake with the place each got; the slots are already counted.
 """
 
@@ -26,7 +30,7 @@ from gateway.core.breaker import UNLIMITED, Breaker
 from gateway.core.lb import FIRST_AVAILABLE_LIMIT, first_available, random_choice_2, round_robin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gateway.contract import Endpoint
 
@@ -45,9 +49,9 @@ class PlaceId(NamedTuple):
 
 class Place:
     """One endpoint as seen by the throttler. `endpoint` is the newest description of it, `address` is host:port for
-    logs."""
+    logs. `is_open`: it gets new requests; `is_held`: it would, if it were not draining."""
 
-    __slots__ = ("address", "endpoint", "id", "in_flight", "is_open")
+    __slots__ = ("address", "endpoint", "id", "in_flight", "is_held", "is_open")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
@@ -55,20 +59,41 @@ class Place:
         self.endpoint = endpoint
         self.in_flight = 0
         self.is_open = False
+        self.is_held = False
 
     def __repr__(self) -> str:
         return f"<Place {self.id.host}:{self.id.port} {'open' if self.is_open else 'closed'}, {self.in_flight}>"
+
+    def obey(self) -> None:
+        """Close or open as the endpoint's draining says."""
+        if self.endpoint.draining:
+            self.is_held = self.is_held or self.is_open
+            self.is_open = False
+        elif self.is_held:
+            self.is_held, self.is_open = False, True
+
+    def shut(self) -> None:
+        """No new request until its next probe has passed."""
+        self.is_open = self.is_held = False
+
+
+def _nobody_asks() -> None:
+    pass
 
 
 Woken = list[tuple[T, Place]]
 
 
 class Throttler(Generic[T]):
-    """The places of one revision. `point` arguments are numbers in [0, 1) that stand for chance."""
+    """The places of one revision. `point` arguments are numbers in [0, 1) that stand for chance. `on_drained` is called
+    when a draining place has no request any more."""
 
-    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_only", "_open", "_places", "_points")
+    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_on_drained", "_only", "_open", "_places", "_points")
 
-    def __init__(self, *, container_concurrency: int, queue_limit: int) -> None:
+    def __init__(
+        self, *, container_concurrency: int, queue_limit: int, on_drained: Callable[[], None] = _nobody_asks
+    ) -> None:
+        self._on_drained = on_drained
         self._limit = container_concurrency
         self._breaker: Breaker[T] = Breaker(capacity=0, queue_limit=queue_limit)
         self._places: dict[PlaceId, Place] = {}
@@ -132,15 +157,22 @@ class Throttler(Generic[T]):
         if not place.is_open or (self._limit and place.in_flight > self._limit):
             # The slot is not free for anybody: it goes instead of being handed on.
             self._breaker.resize(self._breaker.capacity - 1)
-            if place.in_flight == 1:
-                self._leaving.pop(place.id, None)
-        place.in_flight -= 1
+            place.in_flight -= 1
+            if not place.in_flight:
+                self._emptied(place)
+        else:
+            place.in_flight -= 1
         breaker = self._breaker
         if breaker.in_flight < breaker.capacity:  # then nobody waits: the breaker's second law
             breaker.in_flight -= 1
             return []
         woken = breaker.release()
         return self._placed(woken) if woken else []
+
+    def _emptied(self, place: Place) -> None:
+        self._leaving.pop(place.id, None)
+        if place.endpoint.draining:
+            self._on_drained()
 
     def update(self, endpoints: Iterable[Endpoint], container_concurrency: int) -> Woken[T]:
         """Replace the set of endpoints and the limit. One listed twice counts once; new ones start closed."""
@@ -153,24 +185,28 @@ class Throttler(Generic[T]):
                 continue
             place = old.pop(place_id, None) or self._leaving.pop(place_id, None) or Place(endpoint)
             place.endpoint = endpoint
+            place.obey()
             self._places[place_id] = place
         for place in old.values():
-            place.is_open = False
+            place.shut()
             if place.in_flight:
                 self._leaving[place.id] = place
         return self._recount()
 
     def open(self, place: Place) -> Woken[T]:
-        """The place takes traffic from now on, if it is still one of this revision's."""
+        """The place takes traffic from now on, if it is still one of this revision's; a draining one when it no longer
+        is."""
         if self._places.get(place.id) is not place or place.is_open:
             return []
         place.is_open = True
-        return self._recount()
+        place.obey()
+        return self._recount() if place.is_open else []
 
     def close(self, place: Place) -> None:
         """The place gets no new request until it is opened again."""
-        if place.is_open:
-            place.is_open = False
+        was_open = place.is_open
+        place.shut()
+        if was_open:
             self._recount()
 
     def clear(self) -> list[T]:

@@ -17,6 +17,7 @@ from gateway.contract import (
     CertificateId,
     ContractError,
     Hello,
+    InFlight,
     Revision,
     RevisionId,
     RouteId,
@@ -30,6 +31,7 @@ from gateway.contract import (
     serialise_message,
 )
 from gateway.feed import Feed, backoff
+from tests.idle import Idle
 from tests.polling import until
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ async def follow(given: Given) -> AsyncIterator[Callable[..., Feed]]:
         def on_update(update: Update, snapshot: Snapshot) -> None:
             given.append((update, snapshot))
 
-        options = {"waiting": list, **options}
+        options = {"waiting": list, "loads": Idle(), **options}
         feed = Feed(controller.url, "secret", worker="worker-1", on_update=on_update, **options)
         tasks.append(asyncio.get_running_loop().create_task(feed.run()))
         return feed
@@ -202,7 +204,7 @@ async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Contro
     def refuse(_update: Update, _snapshot: Snapshot) -> None:
         raise ContractError("two rules for one host")
 
-    feed = Feed(controller.url, "secret", worker="worker-1", on_update=refuse, waiting=list)
+    feed = Feed(controller.url, "secret", worker="worker-1", on_update=refuse, waiting=list, loads=Idle())
     task = asyncio.get_running_loop().create_task(feed.run())
     for _ in range(2):
         await (await controller.connection()).send_str(serialise_message(WHOLE))
@@ -232,6 +234,45 @@ async def test_waiting_revisions_are_poked_after_each_connect(controller: Contro
         socket = await controller.connection()
         assert await controller.next() == Stats((Stat(ID, 1.0, 0.0),))
         await socket.close()
+
+
+class Shrinking:
+    """One revision that shrinks, with requests at one pod until they are over."""
+
+    def __init__(self) -> None:
+        self.shrinking = {ID}
+        self.busy = {"pod": 2}
+
+    def in_flight(self, revision: RevisionId) -> dict[str, int] | None:
+        return self.busy if revision in self.shrinking else None
+
+
+async def test_what_is_in_flight_is_told_behind_the_acknowledgement(controller: Controller, follow) -> None:
+    """Never before a state of this controller is routed by; then at once, when it is news and with each report. Once
+    the revision does not shrink any more there is nothing to tell."""
+    loads = Shrinking()
+    feed = follow(controller, loads=loads)
+    socket = await controller.connection()
+    await until(lambda: feed.connected)
+    feed.report_in_flight(ID)
+    feed.report(Stats(()))
+    assert await controller.next() == Stats(())
+    await socket.send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    assert await controller.next() == InFlight({ID: {"pod": 2}})
+    loads.busy = {}
+    feed.report_in_flight(ID)
+    assert await controller.next() == InFlight({ID: {}})
+    feed.report(Stats(()))
+    assert [await controller.next(), await controller.next()] == [Stats(()), InFlight({ID: {}})]
+    loads.shrinking.clear()
+    feed.report_in_flight(ID)
+    feed.report(Stats((Stat(ID, 1.0, 1.0),)))
+    assert await controller.next() == Stats((Stat(ID, 1.0, 1.0),))
+    await socket.close()
+    loads.shrinking.add(ID)
+    await (await controller.connection()).send_str(serialise_message(WHOLE))
+    assert [await controller.next(), await controller.next()] == [Ack(7), InFlight({ID: {}})]
 
 
 async def test_a_restarted_controller_is_found_again(follow) -> None:

@@ -17,6 +17,7 @@ from gateway import feed as module
 from gateway.contract import FEED_PATH, RevisionId, RouteId, RouteRule, Split
 from gateway.feed import Feed
 from gateway.net.tlscontext import CertificateFiles
+from tests.idle import Idle
 from tests.polling import until
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Controller:
             worker=name,
             on_update=lambda *_: None,
             waiting=list,
+            loads=Idle(),
             ca=ca,
         )
         self.tasks.append(asyncio.get_running_loop().create_task(feed.run()))

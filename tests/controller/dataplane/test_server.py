@@ -23,6 +23,7 @@ from gateway.contract import (
     serialise_message,
 )
 from gateway.feed import Feed
+from tests.idle import Idle
 from tests.polling import until
 
 ROUTE, OTHER = RouteId("ns", "r"), RouteId("ns", "s")
@@ -237,6 +238,7 @@ async def test_the_gateways_own_feed_understands_it(bench):
         worker="w1",
         on_update=lambda update, snapshot: seen.append(snapshot),
         waiting=lambda: [(REVISION, 2)],
+        loads=Idle(),
     )
     bench.server.publish(delta())
     task = asyncio.ensure_future(feed_end.run())

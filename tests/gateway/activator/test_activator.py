@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,8 +23,10 @@ CONNECT = Probe()
 class World:
     """An activator and the snapshot it was last given."""
 
-    def __init__(self, activator: Activator) -> None:
-        self.activator = activator
+    def __init__(self, activator: Activator | None = None) -> None:
+        self.news: list[RevisionId] = []
+        self.stranded: list[RevisionId] = []
+        self.activator = activator or Activator(on_in_flight=self.news.append, on_stranded=self.stranded.append)
         self.snapshot = Snapshot()
 
     def set(
@@ -32,9 +36,10 @@ class World:
         probe: Probe | None = CONNECT,
         timeout: float = 300,
         failure: str = "",
+        shrinking: bool = False,
     ) -> None:
         settings = {"container_concurrency": limit, "probe": probe, "timeout": timeout, "failure": failure}
-        self.give({ID: Revision(ID, endpoints=endpoints, **settings)})
+        self.give({ID: Revision(ID, endpoints=endpoints, shrinking=shrinking, **settings)})
 
     def give(self, revisions: dict[RevisionId, Revision | None]) -> None:
         update = Update(self.snapshot.version, self.snapshot.version + 1, {}, revisions)
@@ -53,7 +58,7 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    world = World(Activator())
+    world = World()
     yield world
     await world.activator.close()
     assert world.activator.parked == 0
@@ -131,6 +136,63 @@ async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endp
     [task] = await world.asked(1)
     world.set(ready)
     (await asyncio.wait_for(task, 5)).release()
+
+
+def draining(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, draining=True)
+
+
+async def test_a_shrinking_revision_tells_what_is_in_flight(world: World, upstream) -> None:
+    """By pod, when an update changes it and when the last request at a draining endpoint is over; any other revision
+    tells nothing."""
+    one, two = [replace((await upstream([200])).endpoint, ready=True) for _ in range(2)]
+    world.set(one, two, probe=None)
+    leases = [await world.activator.acquire(ID) for _ in range(4)]
+    counts = Counter(lease.endpoint.pod for lease in leases)
+    assert (world.news, world.activator.in_flight(ID)) == ([], None)
+
+    world.set(one, two, probe=None, shrinking=True)
+    assert (world.news, world.activator.in_flight(ID)) == ([ID], counts)
+    gone = leases[0].endpoint
+    world.set(*(draining(end) if end.pod == gone.pod else end for end in (one, two)), probe=None, shrinking=True)
+    assert world.news == [ID, ID]
+    assert all(world.activator.try_acquire(ID).endpoint.pod != gone.pod for _ in range(9))
+    for lease in leases:
+        if lease.endpoint.pod == gone.pod:
+            assert world.news == [ID, ID]
+            lease.release()
+    assert world.news == [ID, ID, ID]
+    assert gone.pod not in world.activator.in_flight(ID)
+    world.set(one, two, probe=None)
+    assert world.activator.in_flight(ID) is None
+    assert not world.activator.shrinking
+
+
+async def test_a_request_that_finds_draining_endpoints_only_calls_for_one(world: World, ready: Endpoint) -> None:
+    """Whether it comes later or waits already; back in service the endpoint takes it without a probe."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    [first] = await world.asked(1)
+    assert world.stranded == []
+    world.set(draining(ready), limit=1, shrinking=True)
+    assert world.stranded == [ID]
+    first.cancel()
+    await until(lambda: not world.activator.parked)
+    second, third = await world.asked(2)
+    assert world.stranded == [ID, ID]
+    lease.release()
+    world.set(ready, limit=1)
+    (await asyncio.wait_for(second, 5)).release()
+    (await asyncio.wait_for(third, 5)).release()
+
+
+async def test_nobody_calls_for_an_endpoint_that_never_served(world: World, free_port: int) -> None:
+    """A pod that goes before it was up would not be back sooner than a new one."""
+    world.set(Endpoint("127.0.0.1", free_port, "pod", draining=True), shrinking=True)
+    [task] = await world.asked(1)
+    assert world.stranded == []
+    task.cancel()
+    await until(lambda: not world.activator.parked)
 
 
 async def test_a_failure_does_not_matter_while_an_endpoint_serves(world: World, ready: Endpoint) -> None:

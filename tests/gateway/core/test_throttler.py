@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -94,6 +96,55 @@ def test_an_endpoint_that_comes_back_is_not_overfilled() -> None:
     assert throttler.try_acquire(0.0) is None
 
 
+def drained(number: int) -> Endpoint:
+    return replace(endpoint(number), draining=True)
+
+
+def test_a_draining_endpoint_gets_no_new_request_and_comes_back_open() -> None:
+    """What it has it finishes, freeing nothing for anybody else; taken into service again it serves those who wait."""
+    throttler = opened(2, 1)
+    [place] = take(throttler, 1)
+    throttler.update([drained(0)], 2)
+    assert throttler.capacity == 0
+    assert throttler.try_acquire(0.0) is None
+    assert throttler.enqueue(7, 0.0)
+    assert throttler.release(place) == []
+    assert throttler.update([endpoint(0)], 2) == [(7, place)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_probe_says_what_a_draining_endpoint_will_be(fails: bool) -> None:
+    """One that passes meanwhile opens at the end of the drain; after a failed connect it has to pass anew."""
+    throttler: Throttler[int] = Throttler(container_concurrency=1, queue_limit=9)
+    throttler.update([drained(0)], 1)
+    [place] = throttler.places
+    assert throttler.open(place) == []
+    if fails:
+        throttler.close(place)
+    throttler.update([endpoint(0)], 1)
+    assert throttler.capacity == (0 if fails else 1)
+
+
+def test_the_end_of_the_last_request_at_a_draining_endpoint_is_told() -> None:
+    """Once, when it is over; never for an endpoint that is in service."""
+    told: list[int] = []
+    throttler: Throttler[int] = Throttler(
+        container_concurrency=0, queue_limit=9, on_drained=lambda: told.append(first.in_flight)
+    )
+    throttler.update([endpoint(0), endpoint(1)], 0)
+    for place in throttler.places:
+        throttler.open(place)
+    [first, second] = throttler.places
+    held = [throttler.try_acquire(0.0) for _ in range(3)]
+    assert held == [first, second, first]
+    throttler.update([drained(0), endpoint(1)], 0)
+    throttler.release(first)
+    throttler.release(second)
+    assert told == []
+    throttler.release(first)
+    assert told == [0]
+
+
 def test_first_available_for_small_limits_round_robin_for_large() -> None:
     """Limits up to 3 fill endpoints in order, larger ones go around."""
     assert [place.id.port for place in take(opened(2, 3), 4)] == [20000, 20000, 20001, 20001]
@@ -120,6 +171,7 @@ class ThrottlerLaws(RuleBasedStateMachine):
     def got(self, place: Place) -> None:
         self.held.append(place)
         assert place.is_open
+        assert not place.endpoint.draining
         assert self.limit == 0 or self.held.count(place) <= self.limit
 
     @rule(point=st.floats(0, 1, exclude_max=True))
@@ -140,10 +192,17 @@ class ThrottlerLaws(RuleBasedStateMachine):
         place = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         self.woken(self.throttler.release(place))
 
-    @rule(numbers=st.sets(st.integers(0, 3)), limit=st.sampled_from([0, 1, 2, 5]))
-    def update(self, numbers: set[int], limit: int) -> None:
+    @rule(
+        numbers=st.dictionaries(st.integers(0, 3), st.booleans()),
+        limit=st.sampled_from([0, 1, 2, 5]),
+    )
+    def update(self, numbers: dict[int, bool], limit: int) -> None:
         self.limit = limit
-        self.woken(self.throttler.update([endpoint(number) for number in numbers], limit))
+        self.woken(
+            self.throttler.update(
+                [replace(endpoint(number), draining=draining) for number, draining in numbers.items()], limit
+            )
+        )
 
     @precondition(lambda self: self.throttler.places)
     @rule(data=st.data(), is_open=st.booleans())
@@ -172,7 +231,8 @@ class ThrottlerLaws(RuleBasedStateMachine):
         free = [
             place
             for place in self.throttler.places
-            if place.is_open and (self.limit == 0 or place.in_flight < self.limit)
+            if (place.is_open or (place.is_held and not place.endpoint.draining))
+            and (self.limit == 0 or place.in_flight < self.limit)
         ]
         assert not (self.queue and free)
 
