@@ -27,6 +27,7 @@ from controller.admin import admin_app, listening
 from controller.apis.meta import Key
 from controller.assembly import ControlPlane
 from controller.config import store
+from controller.dataplane.server import GATHERING
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lease import LeadershipLost, lead
@@ -84,7 +85,7 @@ async def _run(options: ControllerOptions) -> None:
     tls = _feed_tls(options)
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await _kube(options))
-        plane = ControlPlane(kube, token, namespace=options.namespace)
+        plane = ControlPlane(kube, token, namespace=options.namespace, gathering=GATHERING)
         app = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
         await stack.enter_async_context(_listening(app, options.admin_listen, "--admin-listen"))
 

@@ -74,9 +74,10 @@ class ControlPlane:
         extra: Sequence[Controller[Any]] = (),
         namespace: str = store.NAMESPACE,
         lull: Lull | None = None,
+        gathering: float = 0.0,
     ) -> None:
         """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps; `lull`
-        is shared with what else works in this loop.
+        is shared with what else works in this loop; `gathering` is the feed's, for gateways that were there before.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
         self._lull = lull or Lull()
@@ -87,6 +88,7 @@ class ControlPlane:
             on_stats=self.deciders.on_stats,
             on_disconnect=self.deciders.on_disconnect,
             on_programmed=self._programmed,
+            gathering=gathering,
         )
         self.runner = Runner(
             kube,

@@ -13,6 +13,11 @@ Scale-down loses nothing because of one more message. A revision that is about t
 say how many requests they have in flight at each of its pods (`InFlight`). The pods that are to go become `draining`
 endpoints: they get no new request, and are told to stop when every worker has acknowledged that and reported none.
 
+A limit on a revision's requests holds over all workers because each such revision belongs to one of them, which deals
+out its places (`gateway.core.ownership`). Who the workers are is the controller's word: `Peers` is sent whenever that
+changes, from a worker's first acknowledgement on until its connection ends. A worker that drains says `Leaving`, and is
+given nothing to deal out any more. The list is no part of the state: nobody acknowledges it and no file keeps it.
+
 State is three maps, each replaced entry by entry: routes (a KIngress and its rules), revisions (how to treat a request
 for it, and its endpoints) and certificates (a TLS Secret and the hosts it is for). Everything is immutable; `apply`
 makes a new `Snapshot` and leaves the old one be, so that a request in flight keeps the table it was routed by. The copy
@@ -53,7 +58,10 @@ __all__ = [
     "Fields",
     "Hello",
     "InFlight",
+    "Leaving",
     "Milestones",
+    "Peer",
+    "Peers",
     "Probe",
     "Resync",
     "Revision",
@@ -248,9 +256,35 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a worker; `worker` is unique among the connected ones."""
+    """The first message of a worker; `worker` is unique among the connected ones, `address` is HOST:PORT at which other
+    workers reach it."""
 
     worker: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """From a worker: it drains. What it has it finishes; it is to be the owner of nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One worker as the others are told of it."""
+
+    name: str
+    address: str
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """All workers that serve. `epoch` names this list: no other one, of this controller or of the next, has the same;
+    there is no order among them. The empty epoch says that the list is yet to be made, since a controller that has just
+    started does not know who will come back: the former list holds on, and who had none waits for it."""
+
+    epoch: str
+    workers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +325,7 @@ class InFlight:
     revisions: Mapping[RevisionId, Mapping[str, int]]
 
 
-Message = Update | Hello | Ack | Stats | InFlight
+Message = Update | Peers | Hello | Ack | Stats | InFlight | Leaving
 
 
 def apply(snapshot: Snapshot, update: Update) -> Snapshot:
@@ -397,8 +431,13 @@ class _Difference:
 def serialise_message(message: Message) -> str:
     """The JSON text of one frame."""
     match message:
-        case Hello(worker):
-            body: dict[str, Any] = {"type": "hello", "worker": worker}
+        case Hello(worker, address):
+            body: dict[str, Any] = {"type": "hello", "worker": worker, "address": address}
+        case Leaving():
+            body = {"type": "leaving"}
+        case Peers(epoch, workers):
+            listed = [[peer.name, peer.address, peer.leaving] for peer in workers]
+            body = {"type": "peers", "epoch": epoch, "workers": listed}
         case Ack(version):
             body = {"type": "ack", "version": version}
         case Stats(stats):
@@ -434,7 +473,12 @@ def parse_message(text: str | bytes) -> Message:
 def _message_in(body: dict[str, Any]) -> Message:
     match body["type"]:
         case "hello":
-            return Hello(str(body["worker"]))
+            return Hello(str(body["worker"]), str(body["address"]))
+        case "leaving":
+            return Leaving()
+        case "peers":
+            workers = tuple(Peer(str(name), str(address), bool(leaving)) for name, address, leaving in body["workers"])
+            return Peers(str(body["epoch"]), workers)
         case "ack":
             return Ack(int(body["version"]))
         case "stats":

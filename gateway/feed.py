@@ -18,6 +18,9 @@ A wss feed is believed only with a certificate for the URL's host, from the CA i
 are read for each connection, in a thread, so that a rotated CA needs no restart. Each reason for which connections fail
 is logged once until one succeeds, of at most REASONS.
 
+The list of the workers (`Peers`) goes to `on_peers` as it comes. It is not kept in the file: a list from before a
+restart names processes that are gone. `leave` says up there that this worker drains, after each connect from then on.
+
 What goes up is bounded by being the newest of its kind: one acknowledgement (a version includes those before), one
 Stats (a second that a slow socket did not take is replaced by the next), one poke per revision. What is in flight at a
 revision that shrinks is counted when it is sent, behind the acknowledgement, and so is never older than the version
@@ -42,6 +45,8 @@ from gateway.contract import (
     ContractError,
     Hello,
     InFlight,
+    Leaving,
+    Peers,
     Resync,
     RevisionId,
     Snapshot,
@@ -98,11 +103,12 @@ class Loads(Protocol):
 class _Outbox:
     """What is to be sent: the newest of each kind."""
 
-    __slots__ = ("_ack", "_due", "_in_flight", "_is_synced", "_pokes", "_stats", "filled")
+    __slots__ = ("_ack", "_due", "_in_flight", "_is_synced", "_leaving", "_pokes", "_stats", "filled")
 
     def __init__(self, in_flight: Callable[[RevisionId], Mapping[str, int] | None]) -> None:
         self._in_flight = in_flight
         self._is_synced = False
+        self._leaving: Leaving | None = None
         self._ack: Ack | None = None
         self._pokes: dict[RevisionId, Stat] = {}
         self._stats: Stats | None = None
@@ -114,10 +120,12 @@ class _Outbox:
         """Whether a state of this connection's controller was applied."""
         return self._is_synced
 
-    def put(self, message: Ack | Stats) -> None:
+    def put(self, message: Ack | Stats | Leaving) -> None:
         if isinstance(message, Ack):
             self._ack = message
             self._is_synced = True
+        elif isinstance(message, Leaving):
+            self._leaving = message
         else:
             self._stats = message
         self.filled.set()
@@ -136,8 +144,8 @@ class _Outbox:
     def take(self) -> list[Message]:
         """Everything, pokes first."""
         messages: list[Message] = [Stats(tuple(self._pokes.values()))] if self._pokes else []
-        messages += [message for message in (self._ack, self._stats) if message is not None]
-        self._ack, self._pokes, self._stats = None, {}, None
+        messages += [message for message in (self._leaving, self._ack, self._stats) if message is not None]
+        self._leaving, self._ack, self._pokes, self._stats = None, None, {}, None
         if self._due and self._is_synced:
             loads = {key: load for key in self._due if (load := self._in_flight(key)) is not None}
             messages += [InFlight(loads)] if loads else []
@@ -149,10 +157,11 @@ class _Outbox:
 class Feed:
     """`url` is the whole address (`ws://127.0.0.1:9080/v1/feed`, or wss, http, https), `token` the bearer token.
 
-    `on_update(update, snapshot)` must not block; it may refuse by ContractError, which ends the connection. `waiting`
-    names the revisions that requests wait for, `loads` what is in flight where revisions shrink. `snapshot_file` is
-    read at a start without controller and kept up to date, readable by its owner only. `ca` is the file with the
-    authorities that a server over TLS must have its certificate from, None for the system's.
+    `on_update(update, snapshot)` must not block; it may refuse by ContractError, which ends the connection. `on_peers`
+    gets each list of the workers, of which this one is `worker`, reached by the others at `address`. `waiting` names
+    the revisions that requests wait for, `loads` what is in flight where revisions shrink. `snapshot_file` is read at a
+    start without controller and kept up to date, readable by its owner only. `ca` is the file with the authorities that
+    a server over TLS must have its certificate from, None for the system's.
     """
 
     def __init__(
@@ -161,7 +170,9 @@ class Feed:
         token: str,
         *,
         worker: str,
+        address: str = "",
         on_update: Callable[[Update, Snapshot], None],
+        on_peers: Callable[[Peers], None],
         waiting: Callable[[], Iterable[tuple[RevisionId, int]]],
         loads: Loads,
         snapshot_file: Path | None = None,
@@ -169,8 +180,10 @@ class Feed:
     ) -> None:
         self._url = url
         self._token = token
-        self._worker = worker
+        self._hello = Hello(worker, address)
+        self._leaving = False
         self._on_update = on_update
+        self._on_peers = on_peers
         self._waiting = waiting
         self._loads = loads
         self._file = snapshot_file
@@ -201,6 +214,12 @@ class Feed:
         """Tell at once what is in flight at a revision that shrinks."""
         if self._outbox is not None:
             self._outbox.put_in_flight((revision,))
+
+    def leave(self) -> None:
+        """Say that this worker drains."""
+        self._leaving = True
+        if self._outbox is not None:
+            self._outbox.put(Leaving())
 
     async def run(self) -> None:
         """Follow the controller until cancelled."""
@@ -249,9 +268,11 @@ class Feed:
                 ssl=tls,
             )
         async with socket, asyncio.TaskGroup() as group:
-            await socket.send_str(serialise_message(Hello(self._worker)))
+            await socket.send_str(serialise_message(self._hello))
             outbox = self._outbox = _Outbox(self._loads.in_flight)
             self._resync = None
+            if self._leaving:
+                outbox.put(Leaving())
             for revision, _count in self._waiting():
                 outbox.put_poke(Stat(revision, 1.0, 0.0))
             sending = group.create_task(_send(socket, outbox), name="feed sender")
@@ -273,6 +294,9 @@ class Feed:
         if frame.type is not aiohttp.WSMsgType.TEXT:
             raise ContractError(f"a {frame.type.name} frame instead of text")
         message = parse_message(frame.data)
+        if isinstance(message, Peers):
+            self._on_peers(message)
+            return
         if not isinstance(message, Update):
             raise ContractError(f"the controller sent a {type(message).__name__}, which only workers send")
         change = self._change(message)

@@ -38,7 +38,7 @@ import uvloop
 
 from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
-from gateway.contract import PART, ContractError, Stat
+from gateway.contract import PART, ContractError, Peers, Stat
 from gateway.core.clients import ClientCounts
 from gateway.core.http1 import CODEC
 from gateway.core.proxies import TrustedProxies
@@ -136,6 +136,7 @@ class Worker:
             token,
             worker=f"{socket.gethostname()}-{os.getpid()}-{index}",
             on_update=self._on_update,
+            on_peers=self._on_peers,
             waiting=self.activator.waiting,
             loads=self.activator,
             snapshot_file=config.snapshot_file,
@@ -157,6 +158,7 @@ class Worker:
         self.external = self._listener(cluster_local=False)
         self.cluster_local = self._listener(cluster_local=True)
         self.tls = None if self.certificates is None else TlsListener(self.external, self.certificates)
+        self._peers = Peers("")
         self._draining = False
         self._informed = asyncio.Event()
 
@@ -183,6 +185,9 @@ class Worker:
         if len(update.revisions) > PART:
             # It stays; a full collection over ten thousand routes would stop the worker for 0.2 s.
             gc.freeze()
+
+    def _on_peers(self, peers: Peers) -> None:
+        self._peers = peers
 
     async def run(
         self,
@@ -234,6 +239,7 @@ class Worker:
 
     async def _drain(self) -> None:
         self._draining = True
+        self.feed.leave()
         grace = self._config.drain_grace
         for listener in self._listeners():
             listener.drain(min(LULL, grace))
@@ -294,6 +300,7 @@ class Worker:
         refusals = {limit: count for limit, count in traffic.limit_refusals.items() if limit}
         return [
             *families,
+            _gauge("peers", "Workers on the list held.", "worker", str(self._index), len(self._peers.workers)),
             _counters("local_replies", "Answers made here, by flag.", "flag", traffic.local_replies),
             _counters("limit_refusals", "Clients that ran into a limit.", "limit", refusals),
             _counters("http2_faults", "Connections ended, by error code.", "code", traffic.http2_faults),

@@ -11,6 +11,15 @@ Each worker has a queue of `QUEUE_LIMIT` updates. A worker that lets it fill up 
 gets the whole state, which is shorter than a thousand changes. Pings every `HEARTBEAT` seconds find workers that died
 without saying so; a worker that connects under a name that is taken replaces the old connection.
 
+**Who the workers are** decides who deals out the places of revisions with a limit, so the list (`Peers`) must never
+leave out somebody who still deals. A worker is on it from its first acknowledgement on. It is taken off at once when
+its process has ended, which is seen by an end without a WebSocket close, or when it had said that it leaves. A
+connection that was closed in any other way, by this side too, will be made again by the worker at once: its place on
+the list is kept for RETURN_WAIT. A controller that starts finds workers that go by a former controller's list, and
+the first to come back must not think that it is alone; `gathering` is the time from the first publication on in which
+all of them come back, and before which no list is sent. Nor is one sent while this server closes, or those who hear
+it would take over from those whose connection ended first.
+
 Acknowledgements say which routes are programmed: a route is when every worker connected has acknowledged the version
 that brought its latest change. Once it is, it stays so for that change: a worker that joins later does not serve before
 it has the table. Stats go to the callback in the same turn of the loop they arrive in, because a poke among them is a
@@ -23,7 +32,8 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from dataclasses import dataclass, field
+import secrets
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -33,6 +43,9 @@ from gateway.contract import (
     Ack,
     ContractError,
     Hello,
+    Leaving,
+    Peer,
+    Peers,
     RouteId,
     Snapshot,
     Stats,
@@ -51,11 +64,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ENDS = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+
 QUEUE_LIMIT = 1000
 """Updates waiting for one worker."""
 
 MESSAGE_LIMIT = 4 * 2**20
 """Bytes of one message from a worker; Stats of ten thousand revisions are under one megabyte."""
+
+GATHERING = 8.0
+"""Seconds after which all workers of a controller before this one are back: their feeds try every 5 s at least."""
+
+RETURN_WAIT = 8.0
+"""Seconds that a worker which lost its connection stays on the list."""
 
 HELLO_TIMEOUT = 10.0
 HEARTBEAT = 10.0
@@ -63,11 +84,16 @@ HEARTBEAT = 10.0
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    name: str
+    peer: Peer
     socket: web.WebSocketResponse
     outgoing: asyncio.Queue[str | Snapshot | None] = field(default_factory=lambda: asyncio.Queue(QUEUE_LIMIT))
     started: bool = False
     acknowledged: int = 0
+    is_alive: bool = False  # its connection was closed, by itself or by us, and did not just end
+
+    @property
+    def name(self) -> str:
+        return self.peer.name
 
     def send(self, message: str | Snapshot) -> None:
         """Queues an update, or the whole state; a worker that does not keep up is cut off."""
@@ -79,6 +105,7 @@ class _Worker:
 
     def stop(self) -> None:
         """Drops what waits and has the sender close the socket."""
+        self.is_alive = True
         while not self.outgoing.empty():
             self.outgoing.get_nowait()
         self.outgoing.put_nowait(None)
@@ -94,9 +121,11 @@ class FeedServer:
         on_stats: Callable[[str, Sequence[Stat]], None],
         on_disconnect: Callable[[str], None],
         on_programmed: Callable[[RouteId], None],
+        gathering: float = 0.0,
     ) -> None:
         """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector; `on_programmed(route)` is called
-        whenever `programmed(route)` may answer differently. All are called in the loop and must not block.
+        whenever `programmed(route)` may answer differently. All are called in the loop and must not block. `gathering`:
+        seconds without a list of the workers (see the module), where workers may have served before this server did.
         Raises ValueError for an empty token, which would let everybody in."""
         if not token:
             raise ValueError("the feed needs a token that is not empty")
@@ -106,6 +135,13 @@ class FeedServer:
         self._on_programmed = on_programmed
         self._snapshot = Snapshot()
         self._workers: dict[str, _Worker] = {}
+        self._gathering = gathering
+        self._epochs = secrets.token_hex(8)
+        self._lists = 0
+        self._closing = False
+        self._peers = Peers("")
+        self._listed: dict[str, Peer] = {}
+        self._returning: dict[str, asyncio.TimerHandle] = {}  # workers on the list that are not connected
         self._pending: dict[RouteId, int] = {}  # routes not acknowledged by everybody yet, and since which version
         self.serving = asyncio.Event()
         """Set once a worker has acknowledged a state: from then on requests are answered."""
@@ -127,6 +163,8 @@ class FeedServer:
         """Tells every worker. The first call opens the feed, even with an empty delta."""
         if not delta and self._snapshot.version:
             return
+        if self._gathering and not self._snapshot.version:
+            asyncio.get_running_loop().call_later(self._gathering, self._gathered)
         version = self._snapshot.version + 1
         update = Update(self._snapshot.version, version, delta.routes, delta.revisions, delta.certificates)
         self._snapshot = apply(self._snapshot, update)
@@ -164,13 +202,13 @@ class FeedServer:
         if not isinstance(hello, Hello):
             await _refuse(socket, "expected a hello")
             return socket
-        worker = _Worker(hello.worker, socket)
+        worker = _Worker(Peer(hello.worker, hello.address), socket)
         self._join(worker)
         sender = asyncio.ensure_future(_send(worker))
         try:
             await self._receive(worker)
         finally:
-            self._leave(worker)
+            self._part(worker)
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await sender
@@ -181,10 +219,11 @@ class FeedServer:
         return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(errors="surrogateescape"), self._token)
 
     async def _receive(self, worker: _Worker) -> None:
-        async for frame in worker.socket:
+        while (frame := await worker.socket.receive()).type not in _ENDS:
             try:
                 message = _parse(frame)
             except ContractError as error:
+                worker.is_alive = True
                 await _refuse(worker.socket, str(error))
                 return
             match message:
@@ -193,10 +232,18 @@ class FeedServer:
                 case Ack(version) if version <= self._snapshot.version:
                     worker.acknowledged = max(worker.acknowledged, version)
                     self.serving.set()
+                    self._list(worker)
                     self._settle()
+                case Leaving():
+                    worker.peer = replace(worker.peer, leaving=True)
+                    if worker.name in self._listed:
+                        self._list(worker)
                 case _:
+                    worker.is_alive = True
                     await _refuse(worker.socket, "expected stats, or the acknowledgement of an update that was sent")
                     return
+        if frame.type is WSMsgType.CLOSE:
+            worker.is_alive = True
 
     def _join(self, worker: _Worker) -> None:
         former = self._workers.get(worker.name)
@@ -210,10 +257,11 @@ class FeedServer:
         if alone:
             self._tell(list(self._pending))
 
-    def _leave(self, worker: _Worker) -> None:
+    def _part(self, worker: _Worker) -> None:
         if self._workers.get(worker.name) is not worker:
             return
         del self._workers[worker.name]
+        self._unlist(worker)
         self._on_disconnect(worker.name)
         if self._workers:
             self._settle()
@@ -223,6 +271,7 @@ class FeedServer:
     def _start(self, worker: _Worker) -> None:
         """The whole state, as a worker's first update."""
         worker.started = True
+        worker.send(serialise_message(self._peers))  # first, so that none with a state has no list, or none to wait for
         worker.send(self._snapshot)
 
     def _settle(self) -> None:
@@ -237,7 +286,50 @@ class FeedServer:
         for route_id in routes:
             self._on_programmed(route_id)
 
+    # --- the list of the workers --------------------------------------------------------------------------------------
+
+    def _list(self, worker: _Worker) -> None:
+        """It serves, or goes on serving."""
+        timer = self._returning.pop(worker.name, None)
+        if timer is not None:
+            timer.cancel()
+        if self._listed.get(worker.name) != worker.peer:
+            self._listed[worker.name] = worker.peer
+            self._publish_list()
+
+    def _unlist(self, worker: _Worker) -> None:
+        """Its connection has ended."""
+        if worker.name not in self._listed:
+            return
+        if worker.peer.leaving or not worker.is_alive:
+            self._drop(worker.name)
+        else:
+            loop = asyncio.get_running_loop()
+            self._returning[worker.name] = loop.call_later(RETURN_WAIT, self._drop, worker.name)
+
+    def _drop(self, name: str) -> None:
+        self._returning.pop(name, None)
+        del self._listed[name]
+        self._publish_list()
+
+    def _gathered(self) -> None:
+        self._gathering = 0.0
+        self._publish_list()
+
+    def _publish_list(self) -> None:
+        if self._gathering or self._closing:
+            return
+        self._lists += 1
+        self._peers = Peers(f"{self._epochs}-{self._lists}", tuple(self._listed.values()))
+        text = serialise_message(self._peers)
+        for worker in list(self._workers.values()):
+            if worker.started:
+                worker.send(text)
+
     async def _close(self, _app: web.Application) -> None:
+        self._closing = True
+        for timer in self._returning.values():
+            timer.cancel()
         for worker in list(self._workers.values()):
             await worker.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the controller is stopping")
 

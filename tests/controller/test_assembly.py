@@ -37,6 +37,7 @@ from gateway.contract import (
     Certificate,
     CertificateId,
     Hello,
+    Peers,
     RevisionId,
     RouteId,
     Snapshot,
@@ -104,7 +105,10 @@ class World:
             async with session.ws_connect(self.url + FEED_PATH, **options) as self.socket:
                 await self.socket.send_str(serialise_message(Hello(name)))
                 async for frame in self.socket:
-                    self.snapshot = apply(self.snapshot, parse_message(frame.data))
+                    message = parse_message(frame.data)
+                    if isinstance(message, Peers):
+                        continue
+                    self.snapshot = apply(self.snapshot, message)
                     await self.socket.send_str(serialise_message(Ack(self.snapshot.version)))
 
     async def poke(self, revision):

@@ -15,7 +15,10 @@ from gateway.contract import (
     Endpoint,
     Hello,
     InFlight,
+    Leaving,
     Milestones,
+    Peer,
+    Peers,
     Probe,
     Resync,
     Revision,
@@ -93,7 +96,9 @@ def updates(draw: st.DrawFn) -> Update:
 stats = st.builds(Stat, revision_ids, seconds, seconds)
 messages = (
     updates()
-    | st.builds(Hello, names)
+    | st.builds(Hello, names, texts)
+    | st.just(Leaving())
+    | st.builds(Peers, texts, st.lists(st.builds(Peer, names, texts, st.booleans()), max_size=3).map(tuple))
     | st.builds(Ack, st.integers(0, 2**53))
     | st.builds(Stats, st.lists(stats, max_size=3).map(tuple))
     | st.builds(InFlight, st.dictionaries(revision_ids, st.dictionaries(names, st.integers(1, 2**31)), max_size=3))
@@ -101,7 +106,7 @@ messages = (
 
 
 @given(messages)
-def test_round_trip(message: Update | Hello | Ack | Stats | InFlight) -> None:
+def test_round_trip(message: Update | Peers | Hello | Ack | Stats | InFlight | Leaving) -> None:
     """What is serialised is parsed to the same value."""
     assert parse_message(serialise_message(message)) == message
 
@@ -115,6 +120,8 @@ def test_round_trip(message: Update | Hello | Ack | Stats | InFlight) -> None:
         "{}",
         '{"type":"update"}',
         '{"type":"nonsense"}',
+        '{"type":"hello","worker":"w"}',
+        '{"type":"peers","epoch":"e","workers":["w"]}',
         '{"type":"stats","stats":[[1]]}',
         '{"type":"inFlight","revisions":[["a","b",[]]]}',
         "\x00",

@@ -122,7 +122,7 @@ async def follow(given: Given) -> AsyncIterator[Callable[..., Feed]]:
         def on_update(update: Update, snapshot: Snapshot) -> None:
             given.append((update, snapshot))
 
-        options = {"waiting": list, "loads": Idle(), **options}
+        options = {"waiting": list, "loads": Idle(), "on_peers": lambda _: None, **options}
         feed = Feed(controller.url, "secret", worker="worker-1", on_update=on_update, **options)
         tasks.append(asyncio.get_running_loop().create_task(feed.run()))
         return feed
@@ -204,7 +204,15 @@ async def test_a_state_the_worker_refuses_is_not_acknowledged(controller: Contro
     def refuse(_update: Update, _snapshot: Snapshot) -> None:
         raise ContractError("two rules for one host")
 
-    feed = Feed(controller.url, "secret", worker="worker-1", on_update=refuse, waiting=list, loads=Idle())
+    feed = Feed(
+        controller.url,
+        "secret",
+        worker="worker-1",
+        on_update=refuse,
+        on_peers=lambda _: None,
+        waiting=list,
+        loads=Idle(),
+    )
     task = asyncio.get_running_loop().create_task(feed.run())
     for _ in range(2):
         await (await controller.connection()).send_str(serialise_message(WHOLE))

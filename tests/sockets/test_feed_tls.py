@@ -80,6 +80,7 @@ class Controller:
             "secret",
             worker=name,
             on_update=lambda *_: None,
+            on_peers=lambda _: None,
             waiting=list,
             loads=Idle(),
             ca=ca,

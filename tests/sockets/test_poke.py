@@ -53,7 +53,15 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
         applied.set()
 
     url = f"ws://127.0.0.1:{runner.addresses[0][1]}{FEED_PATH}"
-    feed = Feed(url, "secret", worker="w1", on_update=on_update, waiting=activator.waiting, loads=activator)
+    feed = Feed(
+        url,
+        "secret",
+        worker="w1",
+        on_update=on_update,
+        on_peers=lambda _: None,
+        waiting=activator.waiting,
+        loads=activator,
+    )
     reporter = Reporter(poke=feed.poke, report=feed.report)
     loop = asyncio.get_running_loop()
     following = loop.create_task(feed.run())

@@ -12,6 +12,9 @@ from gateway.contract import (
     FEED_PATH,
     Ack,
     Hello,
+    Leaving,
+    Peer,
+    Peers,
     Revision,
     RevisionId,
     RouteId,
@@ -19,6 +22,7 @@ from gateway.contract import (
     Split,
     Stat,
     Stats,
+    Update,
     parse_message,
     serialise_message,
 )
@@ -43,10 +47,19 @@ class Client:
     async def say(self, message):
         await self.socket.send_str(serialise_message(message))
 
-    async def hear(self):
-        async with asyncio.timeout(10):
-            frame = await self.socket.receive()
-        return parse_message(frame.data) if frame.type is aiohttp.WSMsgType.TEXT else frame
+    async def hear(self, kind=(Update, aiohttp.WSMessage)):
+        """The next update, or message of another `kind`; or the connection's end."""
+        while True:
+            async with asyncio.timeout(10):
+                frame = await self.socket.receive()
+            message = parse_message(frame.data) if frame.type is aiohttp.WSMsgType.TEXT else frame
+            if isinstance(message, kind):
+                return message
+
+    async def peers(self):
+        """The next list of the workers: its epoch, and their names and whether they leave."""
+        peers = await self.hear(Peers)
+        return peers.epoch, {peer.name: peer.leaving for peer in peers.workers}
 
     async def closed(self):
         while True:
@@ -62,14 +75,16 @@ class Bench:
 
 
 @pytest.fixture
-async def bench():
+async def bench(request):
     """A FeedServer on a real port, and `connect(name)` for workers."""
     events = Bench(None, None)
+    options = getattr(request, "param", {})
     events.server = FeedServer(
         "secret",
         on_stats=lambda worker, stats: events.stats.append((worker, stats)),
         on_disconnect=events.gone.append,
         on_programmed=events.told.append,
+        **options,
     )
     async with contextlib.AsyncExitStack() as stack:
         server = TestServer(events.server.app)
@@ -82,10 +97,11 @@ async def bench():
             socket = await session.ws_connect(server.make_url(FEED_PATH), headers=headers)
             client = Client(socket)
             if hello:
-                await client.say(Hello(name))
+                await client.say(Hello(name, f"{name}:1"))
             return client
 
         events.connect = connect
+        events.stop = server.close
         events.url = str(server.make_url(FEED_PATH)).replace("http", "ws", 1)
         yield events
 
@@ -237,6 +253,7 @@ async def test_the_gateways_own_feed_understands_it(bench):
         "secret",
         worker="w1",
         on_update=lambda update, snapshot: seen.append(snapshot),
+        on_peers=lambda _: None,
         waiting=lambda: [(REVISION, 2)],
         loads=Idle(),
     )
@@ -251,3 +268,93 @@ async def test_the_gateways_own_feed_understands_it(bench):
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+# --- who the workers are ----------------------------------------------------------------------------------------------
+
+
+async def acknowledging(bench, name):
+    """A worker that has the state, and has said so."""
+    client = await bench.connect(name)
+    await client.say(Ack((await client.hear()).version))
+    return client
+
+
+async def listed(client, **names):
+    """Wait for the list of these workers, by whether they leave; its epoch."""
+    while True:
+        epoch, workers = await client.peers()
+        if workers == names:
+            return epoch
+
+
+async def test_who_acknowledged_is_on_the_list(bench):
+    """Not who has only connected; everybody is told, each list under a name of its own, and where they are reached."""
+    bench.server.publish(delta())
+    one = await bench.connect("w1")
+    assert await one.peers() == ("", {})
+    await one.hear()
+    two = await acknowledging(bench, "w2")
+    first = await listed(one, w2=False)
+    await one.say(Ack(1))
+    second = await listed(two, w1=False, w2=False)
+    assert first != second
+    three = await bench.connect("w3")
+    peers = await three.hear(Peers)
+    assert peers == Peers(second, (Peer("w2", "w2:1"), Peer("w1", "w1:1")))
+
+
+async def test_a_worker_that_leaves_stays_on_the_list_until_it_is_gone(bench):
+    """As one that is given nothing to deal out."""
+    bench.server.publish(delta())
+    one, two = await acknowledging(bench, "w1"), await acknowledging(bench, "w2")
+    await two.say(Leaving())
+    await listed(one, w1=False, w2=True)
+    await two.socket.close()
+    await listed(one, w1=False)
+
+
+async def test_a_worker_that_died_is_off_the_list_at_once(bench):
+    """Its connection ends without a word."""
+    bench.server.publish(delta())
+    one, two = await acknowledging(bench, "w1"), await acknowledging(bench, "w2")
+    await listed(one, w1=False, w2=False)
+    two.socket._response.connection.transport.abort()
+    await listed(one, w1=False)
+
+
+async def test_a_worker_that_lives_keeps_its_place_while_it_reconnects(bench, monkeypatch):
+    """It goes by the old list meanwhile; if it does not come back, the place is given up."""
+    monkeypatch.setattr(feed, "RETURN_WAIT", 0.2)
+    bench.server.publish(delta())
+    one, two = await acknowledging(bench, "w1"), await acknowledging(bench, "w2")
+    epoch = await listed(one, w1=False, w2=False)
+    await two.socket.close()
+    await until(lambda: bench.gone == ["w2"])
+    two = await acknowledging(bench, "w2")
+    three = await bench.connect("w3")
+    assert await three.peers() == (epoch, {"w1": False, "w2": False})
+    await two.socket.close()
+    await listed(one, w1=False)
+
+
+@pytest.mark.parametrize("bench", [{"gathering": 0.1}], indirect=True)
+async def test_a_controller_that_starts_waits_for_those_who_were_there_before(bench):
+    """The first to come back is not told that it is alone."""
+    bench.server.publish(delta())
+    one = await acknowledging(bench, "w1")
+    two = await acknowledging(bench, "w2")
+    for client in (one, two):
+        assert list((await client.peers())[1]) == ["w1", "w2"]
+
+
+async def test_a_controller_that_stops_takes_nobody_off_the_list(bench):
+    """Its connections end one by one, and who heard of the first would take over from a worker that still deals."""
+    bench.server.publish(delta())
+    one, two = await acknowledging(bench, "w1"), await acknowledging(bench, "w2")
+    await listed(one, w1=False, w2=False)
+    await listed(two, w1=False, w2=False)
+    closing = asyncio.ensure_future(bench.stop())
+    for client in (one, two):
+        assert isinstance(await client.hear((Peers, aiohttp.WSMessage)), aiohttp.WSMessage)
+    await closing
