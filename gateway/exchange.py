@@ -25,6 +25,9 @@ End of file from the client while its request waits for an endpoint counts as it
 for; 100 and not 102, because Python's http.client takes every other for the final answer): a client that left answers
 with a reset. When the response has begun, it asks by being sent.
 
+A request that waited for a cold start says so in its response, and where the time went (`core.coldstart`). From then on
+its exchange is of another class (`_Awakened`), so that no other request is even asked.
+
 Every way out goes through `_end`: exactly once the lease is released, the load departs, the counters and the access
 log are told, and the upstream connection goes back to the pool or is closed.
 """
@@ -34,13 +37,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from datetime import UTC, datetime
 from itertools import count
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.core.coldstart import FIELD_NAME, ColdStarts, phases, response_lines
 from gateway.core.deadlines import Deadlines
 from gateway.core.fields import client_address, https_location, may_switch, request_head, scheme
+from gateway.core.heads import without
 from gateway.core.http1 import ResponseHead
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import (
@@ -158,6 +164,7 @@ class Exchanges:
         self.has_certificate = has_certificate
         self.early_bytes = 0
         self.request_ids = request_ids(random)
+        self.cold_starts = ColdStarts()
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the routes and revisions an update changed."""
@@ -213,6 +220,7 @@ class Exchange:
 
     __slots__ = (
         "_active_at",
+        "_cold_start",
         "_dispatched_at",
         "_downstream",
         "_early",
@@ -378,12 +386,17 @@ class Exchange:
 
     async def _leased(self) -> Lease:
         assert self._served is not None
-        traffic = self._served.traffic
+        traffic, revision, activator = self._served.traffic, self._served.revision.id, self._shared.activator
+        is_cold = activator.is_cold(revision)
         traffic.parked += 1
         try:
-            return await self._shared.activator.acquire(self._served.revision.id)
+            lease = await activator.acquire(revision)
         finally:
             traffic.parked -= 1
+        if is_cold:
+            self._cold_start = b""
+            self.__class__ = _Awakened
+        return lease
 
     def _dispatch(self, upstream: Upstream | Stream) -> None:
         """The request has its connection: the clocks start, head and early content go out."""
@@ -687,3 +700,46 @@ class Exchange:
                 client_address(head, peer) if peer.is_trusted else peer.address,
                 self._downstream.protocol if head.persistent else b"HTTP/1.0",
             )
+
+
+class _Awakened(Exchange):
+    """An exchange whose request has waited for a cold start. `_cold_start` is what its response says of it."""
+
+    __slots__ = ()
+
+    def _dispatch(self, upstream: Upstream | Stream) -> None:
+        if self._dispatched_at == inf:
+            self._measure()
+        super()._dispatch(upstream)
+
+    def _measure(self) -> None:
+        lease = self._lease
+        assert lease is not None
+        now = perf_counter()
+        offset = datetime.now(UTC).timestamp() - now
+        parts = phases(self._started, lease.endpoint.milestones, lease.opened_at, now, offset=offset)
+        self._shared.cold_starts.observe(parts)
+        self._cold_start = response_lines(parts)
+
+    def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
+        self._tell(head)
+        super().response_head(head, has_body=has_body, hold=hold)
+
+    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
+        self._tell(head)
+        super().response_whole(head, content, reusable)
+
+    def response_switch(self, head: ResponseHead) -> None:
+        self._tell(head)
+        super().response_switch(head)
+
+    def _reply(self, status: int, text: str, extra: bytes = b"") -> None:
+        super()._reply(status, text, extra + self._cold_start)
+
+    def _tell(self, head: ResponseHead) -> None:
+        """What the application says of cold starts goes: it can't know. On any other response it is the application's
+        own field, as every other."""
+        head.fields = without(head.fields, _COLD_START_FIELDS) + self._cold_start
+
+
+_COLD_START_FIELDS = frozenset((FIELD_NAME,))

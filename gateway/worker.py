@@ -301,6 +301,7 @@ class Worker:
         return [
             *families,
             _gauge("peers", "Workers on the list held.", "worker", str(self._index), len(self._peers.workers)),
+            self.exchanges.cold_starts.family(),
             _counters("local_replies", "Answers made here, by flag.", "flag", traffic.local_replies),
             _counters("limit_refusals", "Clients that ran into a limit.", "limit", refusals),
             _counters("http2_faults", "Connections ended, by error code.", "code", traffic.http2_faults),

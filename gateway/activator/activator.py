@@ -33,6 +33,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from random import random
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.activator.prober import Prober
@@ -95,6 +96,11 @@ class Lease:
         self._place = place
         self.address = place.address
         self.endpoint: Endpoint = place.endpoint
+
+    @property
+    def opened_at(self) -> float:
+        """When the endpoint began to take requests, on perf_counter's clock."""
+        return self._place.opened_at
 
     def release(self) -> None:
         """The request is over: give its slot to whoever waits for it. To be called exactly once for each request."""
@@ -167,6 +173,11 @@ class Activator:
     def _lease(self, unit: _Unit, place: Place) -> Lease:
         lease = unit.leases[place] = Lease(self, unit, place)
         return lease
+
+    def is_cold(self, revision: RevisionId) -> bool:
+        """Whether the revision has no open endpoint here, so that a request would wait for one to come."""
+        unit = self._units.get(revision)
+        return unit is not None and unit.throttler.capacity == 0
 
     async def acquire(self, revision: RevisionId) -> Lease:
         """A lease, after waiting for it if need be. Cancelling gives up the place in the queue.
@@ -284,7 +295,7 @@ class Activator:
         elif place.is_open or place.is_held or place in self._prober:
             return
         elif unit.revision.probe is None:
-            _dispatch(unit, unit.throttler.open(place))
+            _open(unit, place)
         else:
             self._probe(unit, place)
 
@@ -295,7 +306,7 @@ class Activator:
 
     def _probe(self, unit: _Unit, place: Place) -> None:
         def passed() -> None:
-            _dispatch(unit, unit.throttler.open(place))
+            _open(unit, place)
 
         self._prober.start(place, place.endpoint, unit.revision.probe or Probe(), passed)
 
@@ -314,6 +325,11 @@ def _turn_away(waiters: Iterable[_Waiter], error: GatewayError) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(error)
+
+
+def _open(unit: _Unit, place: Place) -> None:
+    place.opened_at = perf_counter()
+    _dispatch(unit, unit.throttler.open(place))
 
 
 def _dispatch(unit: _Unit, woken: Woken[_Waiter]) -> None:

@@ -49,9 +49,10 @@ class PlaceId(NamedTuple):
 
 class Place:
     """One endpoint as seen by the throttler. `endpoint` is the newest description of it, `address` is host:port for
-    logs. `is_open`: it gets new requests; `is_held`: it would, if it were not draining."""
+    logs. `is_open`: it gets new requests; `is_held`: it would, if it were not draining. `opened_at`: since when, for
+    who opens it to set."""
 
-    __slots__ = ("address", "endpoint", "id", "in_flight", "is_held", "is_open")
+    __slots__ = ("address", "endpoint", "id", "in_flight", "is_held", "is_open", "opened_at")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
@@ -60,6 +61,7 @@ class Place:
         self.in_flight = 0
         self.is_open = False
         self.is_held = False
+        self.opened_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Place {self.id.host}:{self.id.port} {'open' if self.is_open else 'closed'}, {self.in_flight}>"

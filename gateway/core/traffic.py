@@ -26,13 +26,15 @@ _CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 class Family(NamedTuple):
-    """A metric's samples: counters and gauges as (labels, value); histograms as (labels, (sum, *bucket counts))."""
+    """A metric's samples: counters and gauges as (labels, value); histograms as (labels, (sum, *bucket counts)), with a
+    bucket for each of `bounds` and one for what is above."""
 
     name: str
     kind: str
     help: str
     labels: tuple[str, ...]
     samples: dict[tuple[str, ...], tuple[float, ...]]
+    bounds: tuple[float, ...] = ()
 
 
 class RevisionTraffic:
@@ -122,6 +124,7 @@ def revision_families(traffic: Iterable[RevisionTraffic]) -> list[Family]:
             "From the request's head to the end of its response.",
             _REVISION_LABELS,
             durations,
+            BUCKETS,
         ),
         Family(
             "zerogate_gateway_in_flight", "gauge", "Requests here now, waiting ones too.", _REVISION_LABELS, in_flight

@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from gateway.core.traffic import BUCKETS, Family, merged
+from gateway.core.traffic import Family, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +109,7 @@ async def ask_worker(channel: socket.socket | None) -> WorkerStatus | None:
 
 
 def _serialise(status: WorkerStatus) -> bytes:
-    families = [[*family[:4], list(family.samples.items())] for family in status.families]
+    families = [[*family[:4], list(family.samples.items()), family.bounds] for family in status.families]
     return orjson.dumps([status.reason, families])
 
 
@@ -118,8 +118,9 @@ def _parse(text: bytes) -> WorkerStatus:
     return WorkerStatus(reason, [_family(*family) for family in families])
 
 
-def _family(name: str, kind: str, help_: str, labels: list[str], samples: list[Any]) -> Family:
-    return Family(name, kind, help_, tuple(labels), {tuple(key): tuple(values) for key, values in samples})
+def _family(name: str, kind: str, help_: str, labels: list[str], samples: list[Any], bounds: list[float]) -> Family:
+    counts = {tuple(key): tuple(values) for key, values in samples}
+    return Family(name, kind, help_, tuple(labels), counts, tuple(bounds))
 
 
 class Admin:
@@ -183,7 +184,7 @@ def _metric(family: Family) -> Metric:
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         for labels, (total, *counts) in family.samples.items():
-            histogram.add_metric(labels, _cumulative(counts), total)
+            histogram.add_metric(labels, _cumulative(family.bounds, counts), total)
         return histogram
     made: CounterMetricFamily | GaugeMetricFamily
     if family.kind == "counter":
@@ -195,10 +196,10 @@ def _metric(family: Family) -> Metric:
     return made
 
 
-def _cumulative(counts: list[float]) -> list[tuple[str, float]]:
+def _cumulative(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
     total = 0.0
     buckets = []
-    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         total += count
         buckets.append((bound, total))
     return buckets

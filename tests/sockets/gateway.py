@@ -12,6 +12,7 @@ from gateway.contract import (
     Certificate,
     CertificateId,
     Endpoint,
+    Milestones,
     Revision,
     RevisionId,
     RouteId,
@@ -146,9 +147,14 @@ class Gateway:
         self.snapshot = apply(self.snapshot, update)
         self.certificates.apply(update)
 
-    def route(self, *ports: int, rule: RouteRule | None = None, **revision: object) -> None:
+    def route(
+        self, *ports: int, rule: RouteRule | None = None, milestones: Milestones | None = None, **revision: object
+    ) -> None:
         """Send HOST to one revision with an endpoint at each port; ready at once."""
-        endpoints = tuple(Endpoint("127.0.0.1", port, f"pod-{port}", ready=True) for port in ports)
+        endpoints = tuple(
+            Endpoint("127.0.0.1", port, f"pod-{port}", ready=True, milestones=milestones or Milestones())
+            for port in ports
+        )
         value = Revision(REVISION, probe=None, endpoints=endpoints, **revision)  # type: ignore[arg-type]
         rules = (rule or RouteRule(HOST, (Split(REVISION, 100),)),)
         version = self.snapshot.version

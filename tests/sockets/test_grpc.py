@@ -221,3 +221,20 @@ async def test_an_unreachable_server_is_unavailable(server: Server, channel: grp
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await channel.unary_unary("/Test/echo")(b"x", timeout=2)
     assert raised.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_a_call_that_waited_for_a_cold_start(gateway: Gateway, server: Server) -> None:
+    """Its initial metadata tell, also where the status is all there is."""
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{gateway.port}", options=(("grpc.default_authority", HOST), ("grpc.use_local_subchannel_pool", 1))
+    ) as channel:
+        for method in ("echo", "missing"):
+            gateway.route(protocol="h2c")
+            call = channel.unary_unary(f"/Test/{method}")(b"hello")
+            await gateway.parked(1)
+            gateway.route(server.port, protocol="h2c")
+            code = await call.code()
+            assert code is (grpc.StatusCode.OK if method == "echo" else grpc.StatusCode.UNIMPLEMENTED)
+            metadata = dict(await call.initial_metadata() or await call.trailing_metadata())
+            assert float(metadata["x-zerogate-cold-start"]) > 0
+            assert metadata["server-timing"].startswith("ready;dur=")
