@@ -18,6 +18,7 @@ __all__ = [
     "HeadTimeout",
     "HeadTooLarge",
     "IdleTimeout",
+    "LoopDetected",
     "MethodRefused",
     "NoRevision",
     "NoRoute",
@@ -156,6 +157,14 @@ class NoRoute(GatewayError):
     """No rule for this host, path and fields on this listener."""
 
     status = 404
+    response_flag = "NR"
+
+
+class LoopDetected(GatewayError):
+    """The request came by here as often as no path leads that has an end (RFC 9110 section 7.6.3); the status is RFC
+    5842's, which says just that."""
+
+    status = 508
     response_flag = "NR"
 
 

@@ -275,7 +275,7 @@ class Exchange:
         shared = self._shared
         head = self._head
         downstream = self._downstream
-        self._request_id = request_id = b"" if head.request_id else next(shared.request_ids)
+        self._request_id = request_id = head.request_id or next(shared.request_ids)
         rule = shared.routes.match(downstream.cluster_local, head)
         splits = rule.destinations
         random = shared.random
@@ -289,9 +289,9 @@ class Exchange:
         served = shared.served.get(revision)
         if served is None:
             raise NoRevision(f"The route's revision {revision} is not known here (any more).")
-        self._served = served
         host = rule.rewrite_host or head.host or b""
         self._wire_head = request_head(head, host, destination.additions, downstream.peer, request_id)
+        self._served = served
         load = shared.load
         if load.arrive(revision, self._started):
             load.announce(revision)
@@ -695,7 +695,7 @@ class Exchange:
                 b"" if served is None else served.name,
                 b"" if lease is None else lease.address,
                 self._flag,
-                self._request_id or head.request_id,
+                self._request_id,
                 head.user_agent,
                 client_address(head, peer) if peer.is_trusted else peer.address,
                 self._downstream.protocol if head.persistent else b"HTTP/1.0",

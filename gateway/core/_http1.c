@@ -132,11 +132,11 @@ static const char *const request_slots[R_SLOTS] = {
 
 enum {
     S_STATUS, S_REASON, S_LINE, S_PERSISTENT, S_KEEP_ALIVE, S_FIELDS, S_END, S_CONTENT_LENGTH, S_CHUNKED, S_CONNECTION,
-    S_UPGRADE, S_SLOTS
+    S_TRAILER, S_UPGRADE, S_SLOTS
 };
 static const char *const response_slots[S_SLOTS] = {
     "status", "reason", "line", "persistent", "keep_alive", "fields", "end", "content_length", "chunked", "connection",
-    "upgrade"};
+    "trailer", "upgrade"};
 
 #define METHODS 7
 static const char *const methods[METHODS] = {"GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"};
@@ -401,8 +401,10 @@ note(Section *section, const Field *field, Span value)
         section->user_agent = value;
         return 1;
     case REQUEST_ID:
-        section->request_id = value;
-        return 1;
+        if (section->request_id.at == NULL) {
+            section->request_id = value;
+        }
+        return 0;  /* it is written anew */
     case CONTENT_LENGTH:
         if (section->content_length >= 0) {
             return -1;
@@ -656,6 +658,7 @@ parse_response(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         [S_CONTENT_LENGTH] = length_object(&section),
         [S_CHUNKED] = PyBool_FromLong(section.chunked),
         [S_CONNECTION] = Py_NewRef(Py_None),
+        [S_TRAILER] = Py_NewRef(Py_None),
         [S_UPGRADE] = Py_NewRef(Py_None),
     };
     PyObject *head = make_head(side, state->response_offsets, values, S_SLOTS);

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.heads import (
     DEFAULT_LIMITS,
-    REQUEST_FIELDS,
-    RESPONSE_FIELDS,
+    NOT_IN_TRAILERS,
     HeadLimits,
     forbidden_bytes,
     known_end,
@@ -27,6 +26,7 @@ from gateway.core.heads import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from gateway.errors import ProtocolError
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA_END",
-    "NOT_IN_TRAILERS",
     "SIZE",
     "TRAILERS",
     "BodyReader",
@@ -138,16 +137,22 @@ _MAX_SIZE_LINE: Final = 1024
 
 
 class ChunkedReader:
-    """Chunked content (RFC 9112 section 7.1). Raises `error` for anything malformed."""
+    """Chunked content (RFC 9112 section 7.1). Raises `error` for anything malformed. Of the trailers those named by
+    `dropped` (lower-case) are not passed on."""
 
-    __slots__ = ("_buffer", "_error", "_limits", "_remaining", "_unchunk")
+    __slots__ = ("_buffer", "_dropped", "_error", "_limits", "_remaining", "_unchunk")
 
     def __init__(
-        self, error: type[ProtocolError], unchunk: Unchunk = unchunk, limits: HeadLimits = DEFAULT_LIMITS
+        self,
+        error: type[ProtocolError],
+        unchunk: Unchunk = unchunk,
+        limits: HeadLimits = DEFAULT_LIMITS,
+        dropped: AbstractSet[bytes] = NOT_IN_TRAILERS,
     ) -> None:
         self._error = error
         self._unchunk = unchunk
         self._limits = limits
+        self._dropped = dropped
         self._remaining = SIZE
         self._buffer = b""
 
@@ -211,24 +216,8 @@ class ChunkedReader:
             return None
         lines = [normalised(raw, self._error) for raw in data[position:found].split(b"\r\n")]
         self._remaining = SIZE
-        sink.end([line for line in lines if line.partition(b":")[0].lower() not in NOT_IN_TRAILERS])
+        sink.end([line for line in lines if line.partition(b":")[0].lower() not in self._dropped])
         return data[found + 4 :]
-
-
-# RFC 9110 section 6.5.1: what a message means, where it goes and who sent it was settled before its content was read.
-# So all that matters here, request controls and conditionals, authentication, response control data and what says how
-# to read the content means nothing in trailers, except to those who would be fooled.
-NOT_IN_TRAILERS: Final = (
-    frozenset(REQUEST_FIELDS)
-    | frozenset(RESPONSE_FIELDS)
-    | frozenset(
-        b"max-forwards pragma range cache-control "
-        b"if-match if-none-match if-modified-since if-unmodified-since if-range "
-        b"authorization www-authenticate authentication-info cookie set-cookie "
-        b"age date expires location retry-after vary warning "
-        b"content-encoding content-type content-range trailer".split()
-    )
-)
 
 
 def serialise_chunk(data: bytes) -> bytes:

@@ -9,8 +9,17 @@ fields with *set* semantics, and what a proxy says about itself:
 - `X-Forwarded-For` is appended to: each hop adds the peer it saw. `X-Forwarded-Proto` and `X-Forwarded-Host` are set.
 - `Forwarded` (RFC 7239) is made from those three, as Knative's queue-proxy does: `for=<first>;host=<h>;proto=<p>`, then
   `, for=<next>` for each further hop.
-- `X-Request-Id` is kept if present, else made by the worker.
-- Spellings of the X-Forwarded fields with underscores are dropped: a WSGI application can't tell them from ours.
+- `X-Request-Id` is the client's first that is not empty, else made by the worker: one line, the one that is logged.
+- Spellings of the X-Forwarded fields and X-Request-Id with underscores are dropped: a WSGI application can't tell them
+  from ours.
+- `Via` grows by `<version> zerogate`, as RFC 9110 section 7.6.3 has gateways do in requests. Most don't (nginx, Envoy,
+  HAProxy and Knative's own send none, Caddy, Varnish and Google's do), and one default knows it: nginx as the *server*
+  behind compresses nothing for a request with Via unless `gzip_proxied` says `any`. It finds loops, which cost dearly
+  where the endpoints scale with the load: a service that sends requests back to its own host gets LoopDetected at the
+  MAX_PASSES-th. Responses get none: there it is a MAY, and nobody's use.
+- `Trailer` goes on where trailers do: in a chunked request, with the names that a trailer section may have. (Trailers
+  go to all clients that speak HTTP/1.1 or 2, as in Knative: who reads chunks can read past them, RFC 9112 section
+  7.1.2.)
 - `traceparent` and `tracestate` pass as they are, several lines and all.
 - Framing is written anew from what the parser understood; `Expect` and `Upgrade` only where they were valid, and of
   `TE` only `trailers`.
@@ -34,8 +43,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gateway.core.heads import without
+from gateway.core.heads import announced, without
 from gateway.core.proxies import NO_PROXIES, last_hops, nodes_of
+from gateway.errors import LoopDetected
 
 if TYPE_CHECKING:
     from gateway.contract import Fields
@@ -43,6 +53,7 @@ if TYPE_CHECKING:
     from gateway.core.proxies import TrustedProxies
 
 __all__ = [
+    "MAX_PASSES",
     "Additions",
     "Peer",
     "client_address",
@@ -53,6 +64,9 @@ __all__ = [
     "request_head",
     "scheme",
 ]
+
+MAX_PASSES = 16
+_PSEUDONYM = b"zerogate"
 
 # The token is base64url, so that no `..` after the prefix leads elsewhere.
 _ACME_CHALLENGE = re.compile(rb"/\.well-known/acme-challenge/[0-9A-Za-z_-]+(?:\?.*)?")
@@ -79,21 +93,22 @@ _LONGEST_NAME = 253 + len(":65535")  # RFC 1035 section 2.3.4, as text
 
 class Peer:
     """Who is at the other end of a downstream connection, ready to be written into heads. `proto` is the connection's:
-    http or https. `about` is what was said about the last request, which was for `host`: a connection's requests are
-    nearly always for one host."""
+    http or https; `version` the one of HTTP that it speaks, as Via says it. `about` is what was said about the last
+    request, which was for `host`: a connection's requests are nearly always for one host."""
 
-    __slots__ = ("_before_host", "about", "address", "host", "is_trusted", "proto", "proxies")
+    __slots__ = ("_before_host", "about", "address", "host", "is_trusted", "proto", "proxies", "version")
 
-    def __init__(self, address: bytes, proto: bytes, proxies: TrustedProxies = NO_PROXIES) -> None:
+    def __init__(
+        self, address: bytes, proto: bytes, proxies: TrustedProxies = NO_PROXIES, version: bytes = b"1.1"
+    ) -> None:
         self.address = address
         self.proto = proto
         self.proxies = proxies
+        self.version = version
         self.is_trusted = proxies.trusts(address)
-        self._before_host = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host=" % (
-            address,
-            proto,
-            _node(address),
-            proto,
+        self._before_host = (
+            b"via: %b %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nforwarded: for=%b;proto=%b;host="
+            % (version, _PSEUDONYM, address, proto, _node(address), proto)
         )
         self.host: bytes | None = None
         self.about = b""
@@ -140,11 +155,15 @@ _NEVER_FROM_CLIENT = frozenset(
 
 
 def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Peer, request_id: bytes) -> bytes:
-    """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` b"" if the client's
-    own stays."""
-    fields = without(head.fields, additions.names) if additions.replaces else head.fields
-    if head.others is not None:
-        about = _about(head, head.others, peer)
+    """The head to send to an endpoint, in one buffer. `host` is the Host to send, `request_id` the X-Request-Id unless
+    the rule sets it. Raises LoopDetected."""
+    fields = head.fields
+    if additions.replaces:
+        fields = without(fields, additions.names)
+        if b"x-request-id" in additions.names:
+            request_id = b""
+    if head.others is not None or not head.persistent:
+        about = _about(head, head.others or {}, peer)
     else:
         about = peer.about if head.host == peer.host else peer.lines(head.host or b"")
     end = b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n"
@@ -158,7 +177,11 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     """What is said about a request with fields of the rarer kind."""
     if others == _TE_OF_GRPC:
         return peer.lines(head.host or b"") + _TE_LINES
-    text = b"".join(_forwarding(others, head.host or b"", peer))
+    text = _via(others.get(b"via"), peer.version if head.persistent else b"1.0")
+    text += b"".join(_forwarding(others, head.host or b"", peer))
+    trailers = announced(others.get(b"trailer", b"")) if head.chunked else b""
+    if trailers:
+        text += b"trailer: %b\r\n" % trailers
     upgrade = head.upgrade
     if upgrade is not None:
         return b"%bconnection: upgrade\r\nupgrade: %b\r\n" % (text, upgrade)
@@ -167,6 +190,15 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     if _takes_trailers(others.get(b"te", b"")):
         text += _TE_LINES
     return text
+
+
+def _via(earlier: bytes | None, version: bytes) -> bytes:
+    """RFC 9110 section 7.6.3. Raises LoopDetected."""
+    if not earlier:
+        return b"via: %b %b\r\n" % (version, _PSEUDONYM)
+    if earlier.count(_PSEUDONYM) >= MAX_PASSES:
+        raise LoopDetected(f"The request has passed gateways like this one {MAX_PASSES} times: its path is a circle.")
+    return b"via: %b, %b %b\r\n" % (earlier, version, _PSEUDONYM)
 
 
 _TE_LINES = b"te: trailers\r\nconnection: te\r\n"

@@ -49,12 +49,15 @@ __all__ = [
     "MAX_FIELDS",
     "MAX_FIELD_SECTION",
     "MAX_REQUEST_LINE",
+    "NOT_IN_TRAILERS",
     "REASONS",
     "REQUEST_FIELDS",
     "RESPONSE_FIELDS",
     "HeadLimits",
     "RequestHead",
     "ResponseHead",
+    "announce_trailers",
+    "announced",
     "check_request",
     "check_response",
     "forbidden_bytes",
@@ -150,6 +153,7 @@ REASONS: Final = {
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
+    508: b"Loop Detected",
 }
 """Reason phrases of the replies this gateway makes itself."""
 
@@ -161,7 +165,8 @@ class RequestHead:
     `host` is as sent, with its port (b"" for
     an HTTP/1.0 request without one). `content_length` is None without the field. `others` holds the rarer fields a
     gateway handles, by lower-case name (`x-forwarded-for`, `expect`, `upgrade`, ...), several lines joined by ", ".
-    `end` is the offset of the first byte after the head.
+    `request_id` is the first X-Request-Id that is not empty, and the only one that goes on: what is logged here is what
+    the endpoint sees. `end` is the offset of the first byte after the head.
     """
 
     __slots__ = (
@@ -207,6 +212,8 @@ class RequestHead:
                 return value
         if name == b"user-agent":
             return self.user_agent or None
+        if name == b"x-request-id":
+            return self.request_id or None
         return self.other(name)
 
     @property
@@ -222,7 +229,8 @@ class RequestHead:
 
 
 class ResponseHead:
-    """A response's head; names as in RequestHead."""
+    """A response's head; names as in RequestHead. `trailer` is what its Trailer field says, of which `fields` has what
+    will come (`announce_trailers`)."""
 
     __slots__ = (
         "chunked",
@@ -235,6 +243,7 @@ class ResponseHead:
         "persistent",
         "reason",
         "status",
+        "trailer",
         "upgrade",
     )
 
@@ -251,6 +260,7 @@ class ResponseHead:
         self.content_length: int | None = None
         self.chunked = False
         self.connection: set[bytes] | None = None
+        self.trailer: bytes | None = None
         self.upgrade: bytes | None = None
 
 
@@ -420,7 +430,8 @@ def _user_agent(head: RequestHead, _name: bytes, value: bytes) -> None:
 
 
 def _request_id(head: RequestHead, _name: bytes, value: bytes) -> None:
-    head.request_id = value
+    if not head.request_id:
+        head.request_id = value
 
 
 def _expect(head: RequestHead, name: bytes, value: bytes) -> None:
@@ -483,6 +494,8 @@ def _drop_named(head: Head) -> None:
                 head.others.pop(name, None)
         if isinstance(head, RequestHead) and b"x-request-id" in named:
             head.request_id = b""
+        if isinstance(head, ResponseHead) and b"trailer" in named:
+            head.trailer = None
 
 
 # Options that are no fields, fields dropped anyway, and framing, which nobody can ask to have dropped.
@@ -493,7 +506,7 @@ def _error_of(head: Head) -> type[ProtocolError]:
     return BadRequest if isinstance(head, RequestHead) else UpstreamProtocolError
 
 
-KEPT: Final = frozenset((b"user-agent", b"x-request-id", b"content-length"))
+KEPT: Final = frozenset((b"user-agent", b"content-length"))
 """Fields that are recorded and sent on as well. (A Content-Length is validated, so its line can stay as it is.)"""
 
 
@@ -516,6 +529,8 @@ REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, bytes, bytes], None] | 
     b"expect": _expect,
     b"upgrade": _other,
     b"te": _other,
+    b"trailer": _other,
+    b"via": _other,
     b"x-forwarded-for": _other,
     b"x-forwarded-proto": _other,
     b"x-forwarded-host": _other,
@@ -541,6 +556,7 @@ REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, bytes, bytes], None] | 
     **dict.fromkeys(_with_underscores(b"x-forwarded-for")),
     **dict.fromkeys(_with_underscores(b"x-forwarded-proto")),
     **dict.fromkeys(_with_underscores(b"x-forwarded-host")),
+    **dict.fromkeys(_with_underscores(b"x-request-id")),
 }
 
 
@@ -577,6 +593,8 @@ def check_response(head: ResponseHead) -> None:
         if head.content_length is not None:
             head.fields = without(head.fields, _CONTENT_LENGTH)  # RFC 9110 section 8.6: these never have one
             head.content_length = None
+    if head.trailer is not None and head.chunked:
+        announce_trailers(head)
 
 
 _CONTENT_LENGTH = frozenset((b"content-length",))
@@ -613,15 +631,51 @@ def _response_upgrade(head: ResponseHead, _name: bytes, value: bytes) -> None:
     head.upgrade = value if head.upgrade is None else head.upgrade + b", " + value
 
 
+def _response_trailer(head: ResponseHead, _name: bytes, value: bytes) -> None:
+    head.trailer = value if head.trailer is None else head.trailer + b", " + value
+
+
 RESPONSE_FIELDS: Final[dict[bytes, Callable[[ResponseHead, bytes, bytes], None] | None]] = {
     b"connection": _connection,
     b"content-length": _content_length,
+    b"trailer": _response_trailer,
     b"transfer-encoding": _transfer_encoding,
     b"upgrade": _response_upgrade,
     b"keep-alive": None,
     b"proxy-connection": None,
     b"proxy-authentication-info": None,
 }
+
+
+# --- trailers ---------------------------------------------------------------------------------------------------------
+
+# RFC 9110 section 6.5.1: what a message means, where it goes and who sent it was settled before its content was read.
+# So all that matters here, request controls and conditionals, authentication, response control data and what says how
+# to read the content means nothing in trailers, except to those who would be fooled.
+NOT_IN_TRAILERS: Final = (
+    frozenset(REQUEST_FIELDS)
+    | frozenset(RESPONSE_FIELDS)
+    | frozenset(
+        b"max-forwards pragma range cache-control "
+        b"if-match if-none-match if-modified-since if-unmodified-since if-range "
+        b"authorization www-authenticate authentication-info cookie set-cookie knative-serving-tag "
+        b"age date expires location retry-after vary warning "
+        b"content-encoding content-type content-range".split()
+    )
+)
+
+
+def announced(trailer: bytes) -> bytes:
+    """Of a Trailer field's value, the names whose fields are passed on when they come (RFC 9110 section 6.6.2)."""
+    names = (name.strip(b" \t") for name in trailer.split(b","))
+    return b", ".join(name for name in names if _NAME.fullmatch(name) and name.lower() not in NOT_IN_TRAILERS)
+
+
+def announce_trailers(head: ResponseHead) -> None:
+    """Have the response say which trailers it ends with. Only for one whose framing has a place for them."""
+    names = announced(head.trailer or b"")
+    if names:
+        head.fields += b"trailer: %b\r\n" % names
 
 
 # --- the expressions --------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from gateway.core import bodies, heads
 from gateway.core.bodies import (
-    NOT_IN_TRAILERS,
     BodyReader,
     BodySink,
     ChunkedReader,
@@ -33,17 +32,22 @@ from gateway.core.heads import (
     MAX_FIELD_SECTION,
     MAX_FIELDS,
     MAX_REQUEST_LINE,
+    NOT_IN_TRAILERS,
     REASONS,
     HeadLimits,
     RequestHead,
     ResponseHead,
+    announce_trailers,
     head_limits,
     is_worth_a_look,
     serialise_response,
+    without,
 )
 from gateway.errors import BadRequest, UpstreamProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from gateway.core.bodies import Unchunk
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "RequestHead",
     "ResponseHead",
     "UntilCloseReader",
+    "announce_trailers",
     "head_limits",
     "is_worth_a_look",
     "parse_request",
@@ -74,6 +79,7 @@ __all__ = [
     "serialise_chunk",
     "serialise_last_chunk",
     "serialise_response",
+    "without",
 ]
 
 
@@ -120,8 +126,13 @@ parse_response: Final = CODEC.parse_response
 def request_body(head: RequestHead) -> BodyReader | None:
     """The reader of the request's content, None if it has none (RFC 9112 section 6.3)."""
     if head.chunked:
-        return ChunkedReader(BadRequest, CODEC.unchunk)
+        return ChunkedReader(BadRequest, CODEC.unchunk, DEFAULT_LIMITS, _dropped_trailers(head))
     return LengthReader(head.content_length) if head.content_length else None
+
+
+def _dropped_trailers(head: RequestHead | ResponseHead) -> AbstractSet[bytes]:
+    """What Connection names is for one hop only, in the trailers too (RFC 9110 section 7.6.1)."""
+    return NOT_IN_TRAILERS if head.connection is None else NOT_IN_TRAILERS | head.connection
 
 
 def response_body(head: ResponseHead, method: bytes) -> BodyReader | None:
@@ -129,7 +140,7 @@ def response_body(head: ResponseHead, method: bytes) -> BodyReader | None:
     if method == b"HEAD" or head.status == 204 or head.status == 304:
         return None
     if head.chunked:
-        return ChunkedReader(UpstreamProtocolError, CODEC.unchunk)
+        return ChunkedReader(UpstreamProtocolError, CODEC.unchunk, DEFAULT_LIMITS, _dropped_trailers(head))
     if head.content_length is None:
         return UntilCloseReader()
     return LengthReader(head.content_length) if head.content_length else None

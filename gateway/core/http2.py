@@ -22,7 +22,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.core.http1 import MAX_FIELDS, NOT_IN_TRAILERS, parse_response
+from gateway.core.http1 import MAX_FIELDS, NOT_IN_TRAILERS, announce_trailers, parse_response
 from gateway.errors import BadRequest, MethodRefused, UpstreamProtocolError
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def response_head(fields: Sequence[Field]) -> ResponseHead:
     lines.insert(0, _STATUS_LINES.get(status) or b"HTTP/1.1 %b " % status)
     head = parse_response(b"%b\r\n\r\n" % b"\r\n".join(lines))
     assert head is not None  # it is complete
+    if head.trailer is not None and head.content_length is None:
+        announce_trailers(head)  # which frames have a place for
     return head
 
 

@@ -47,6 +47,7 @@ from gateway.core.http1 import (
     serialise_chunk,
     serialise_last_chunk,
     serialise_response,
+    without,
 )
 from gateway.errors import (
     BodyTooSlow,
@@ -70,6 +71,7 @@ LINGER_TIMEOUT = 5.0  # nginx's lingering_timeout; the time bounds the bytes tha
 FLUSH_TIMEOUT = 60.0  # nginx's send_timeout
 MAX_PIPELINED = 64 * 1024
 _TOLD_AT_LEAST = 16
+_TRAILER = frozenset((b"trailer",))
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() sends a reset
 
 
@@ -410,6 +412,8 @@ class Downstream(asyncio.Protocol):
                 framing = b"transfer-encoding: chunked\r\n"
             else:
                 self._keep = False
+                if head.trailer is not None:
+                    head.fields = without(head.fields, _TRAILER)  # to the end of the connection: they have no place
         if not self._keep:
             framing += b"connection: close\r\n"
         elif not self._persistent:

@@ -38,6 +38,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.core.budget import Budget
+from gateway.core.fields import Peer
 from gateway.core.frames import (
     DEFAULT_WINDOW,
     MAX_FRAME,
@@ -64,7 +65,6 @@ from gateway.net.stream2 import SEND_TIMEOUT, STREAM_WINDOW, Stream
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.core.fields import Peer
     from gateway.core.frames import Field, FieldList
     from gateway.core.http1 import ResponseHead
     from gateway.net.listener import Listener
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.loop = listener.loop
         self.cluster_local = listener.cluster_local
-        self.peer = peer
+        self.peer = Peer(peer.address, peer.proto, peer.proxies, b"2")
         self.expecting: list[Stream] = []
         self._reader = FrameReader(2 * max_list)
         self._encoder = FieldEncoder()

@@ -161,6 +161,58 @@ async def test_content_both_ways_in_chunks_with_trailers(gateway: Gateway) -> No
     assert b"transfer-encoding: chunked\r\n" in answer
 
 
+async def test_trailers_are_announced_to_those_who_get_them(gateway: Gateway) -> None:
+    """Trailer goes to the endpoint and to a client of HTTP/1.1; one of 1.0 gets neither it nor trailers."""
+    heads = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n")
+        writer.write(b"4\r\nback\r\n0\r\nX-Back: 2\r\n\r\n")
+
+    gateway.route(await gateway.endpoint(endpoint))
+    head = b"POST / HTTP/1.1\r\nHost: %b\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Host\r\n\r\n" % HOST
+    answer = await gateway.ask(closing(head + b"0\r\nX-Sum: 1\r\n\r\n"))
+    assert b"\r\ntrailer: X-Sum\r\n" in heads[0]
+    assert b"\r\ntrailer: X-Back\r\n" in answer
+    assert answer.endswith(b"0\r\nX-Back: 2\r\n\r\n")
+    answer = await gateway.ask(GET.replace(b"1.1", b"1.0"))
+    assert answer == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nback"
+    assert b"trailer" not in heads[1]
+
+
+async def test_two_request_ids_are_one(gateway: Gateway) -> None:
+    """The endpoint sees the one that the access log names."""
+    heads = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    await gateway.ask(closing(GET[:-2] + b"X-Request-Id: one\r\nX-Request-Id: two\r\n\r\n"))
+    await gateway.idle()
+    gateway.access_log.flush()
+    assert heads[0].lower().count(b"x-request-id") == 1
+    assert b"\r\nx-request-id: one\r\n" in heads[0]
+    assert json.loads(gateway.log.read_bytes())["requestId"] == "one"
+
+
+async def test_a_request_that_goes_in_circles_is_answered(gateway: Gateway) -> None:
+    """A service that is a proxy to itself: Via tells how often it has come by, and the last time it gets 508."""
+    passed = [GET]
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passed.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    while (answer := await gateway.ask(closing(passed[-1]))).startswith(b"HTTP/1.1 200 OK\r\n"):
+        assert len(passed) < 20
+    assert answer.startswith(b"HTTP/1.1 508 Loop Detected\r\n")
+    assert len(passed) == 1 + 16
+
+
 async def test_content_of_known_length_in_many_pieces(gateway: Gateway) -> None:
     """A body that arrives before there is a connection, and one that arrives after, are both complete."""
     size = 300_000

@@ -19,7 +19,7 @@ from gateway.core.bodies import (
     serialise_last_chunk,
 )
 from gateway.core.heads import head_limits
-from gateway.core.http1 import COMPILED, PYTHON
+from gateway.core.http1 import COMPILED, PYTHON, parse_request, request_body
 from gateway.errors import BadRequest, ProtocolError, UpstreamProtocolError
 
 if TYPE_CHECKING:
@@ -181,6 +181,15 @@ def test_trailers_that_would_mean_something_in_a_head_are_dropped(codec: Codec, 
     """RFC 9110 section 6.5.1."""
     message = b"0\r\n%b: 5\r\nX-Sum: 1\r\n\r\n" % name
     assert read(ChunkedReader(BadRequest, codec.unchunk), [message]) == (b"", [b"X-Sum: 1"], b"")
+
+
+def test_trailers_that_connection_names_are_dropped() -> None:
+    """RFC 9110 section 7.6.1: fields for one hop, wherever they are."""
+    head = parse_request(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: x-own\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert head is not None
+    reader = request_body(head)
+    assert reader is not None
+    assert read(reader, [b"0\r\nX-Own: 5\r\nX-Sum: 1\r\n\r\n"]) == (b"", [b"X-Sum: 1"], b"")
 
 
 framing = st.one_of(

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from gateway.core.fields import (
+    MAX_PASSES,
     Additions,
     Peer,
     client_address,
@@ -19,6 +20,7 @@ from gateway.core.fields import (
 )
 from gateway.core.http1 import parse_request
 from gateway.core.proxies import TrustedProxies
+from gateway.errors import LoopDetected
 
 
 @pytest.mark.parametrize(
@@ -59,8 +61,9 @@ def sent(
     host: bytes = b"a.b",
     request_id: bytes = b"",
     peer: Peer | None = None,
+    version: bytes = b"1.1",
 ) -> list[bytes]:
-    head = parse_request(b"\r\n".join([b"GET /x HTTP/1.1", b"Host: a.b", *lines]) + b"\r\n\r\n")
+    head = parse_request(b"\r\n".join([b"GET /x HTTP/" + version, b"Host: a.b", *lines]) + b"\r\n\r\n")
     assert head is not None
     out = request_head(head, host, additions or Additions(), peer or Peer(b"10.0.0.9", b"http"), request_id)
     assert out.endswith(b"\r\n\r\n")
@@ -72,7 +75,7 @@ def about(peer: Peer, *lines: bytes) -> dict[bytes, bytes]:
     """What the endpoint is told about earlier hops."""
     pairs = [line.partition(b": ")[::2] for line in sent(*lines, peer=peer)[2:]]
     told = {name.lower(): value for name, value in pairs if b"forwarded" in name.lower()}
-    assert len(told) == len(pairs)
+    assert len(told) == len(pairs) - 1  # Via
     return told
 
 
@@ -82,12 +85,66 @@ def test_a_plain_request() -> None:
         b"GET /x HTTP/1.1",
         b"host: a.b",
         b"Accept: */*",
+        b"via: 1.1 zerogate",
         b"x-forwarded-for: 10.0.0.9",
         b"x-forwarded-proto: http",
         b"forwarded: for=10.0.0.9;proto=http;host=a.b",
         b"x-forwarded-host: a.b",
         b"x-request-id: 7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "peer", "version", "via"),
+    [
+        ((), Peer(b"10.0.0.9", b"http"), b"1.1", b"via: 1.1 zerogate"),
+        ((b"TE: trailers",), Peer(b"10.0.0.9", b"http"), b"1.1", b"via: 1.1 zerogate"),
+        ((), Peer(b"10.0.0.9", b"http"), b"1.0", b"via: 1.0 zerogate"),
+        ((), Peer(b"10.0.0.9", b"http", version=b"2"), b"1.1", b"via: 2 zerogate"),
+        (
+            (b"Via: 1.0 fred", b"Via: 1.1 p.example.com, HTTP/2 zerogate"),
+            Peer(b"10.0.0.9", b"http"),
+            b"1.1",
+            b"via: 1.0 fred, 1.1 p.example.com, HTTP/2 zerogate, 1.1 zerogate",
+        ),
+    ],
+)
+def test_via(lines: tuple[bytes, ...], peer: Peer, version: bytes, via: bytes) -> None:
+    """Each hop adds itself and the version in which the request came to it (RFC 9110 section 7.6.3)."""
+    told = [line for line in sent(*lines, peer=peer, version=version) if line.lower().startswith(b"via:")]
+    assert told == [via]
+
+
+def test_a_request_that_goes_in_circles() -> None:
+    """It is let by so many times, then answered."""
+    sent(b"Via: " + b", ".join([b"1.1 zerogate"] * (MAX_PASSES - 1)))
+    with pytest.raises(LoopDetected):
+        sent(b"Via: " + b", ".join([b"1.1 zerogate"] * MAX_PASSES))
+
+
+@pytest.mark.parametrize(
+    ("lines", "goes_on"),
+    [
+        (
+            (b"Transfer-Encoding: chunked", b"Trailer: X-Sum, Content-Length", b"Trailer: x y,Via,Other"),
+            b"X-Sum, Other",
+        ),
+        ((b"Transfer-Encoding: chunked", b"Trailer: Host"), None),
+        ((b"Transfer-Encoding: chunked", b"Trailer: X-Sum", b"Connection: trailer"), None),
+        ((b"Content-Length: 5", b"Trailer: X-Sum"), None),
+        ((b"Trailer: X-Sum",), None),
+    ],
+)
+def test_trailers_are_announced_where_they_go(lines: tuple[bytes, ...], goes_on: bytes | None) -> None:
+    """Behind chunks, and only those that may be there (RFC 9110 sections 6.5.1 and 6.6.2)."""
+    told = [line for line in sent(*lines) if line.lower().startswith(b"trailer:")]
+    assert told == ([] if goes_on is None else [b"trailer: " + goes_on])
+
+
+def test_a_rule_that_sets_the_request_id() -> None:
+    """Its value is the only one."""
+    lines = sent(b"X-Request-Id: 1", additions=Additions((("X-Request-Id", "2"),)), request_id=b"1")
+    assert [line for line in lines if b"request-id" in line.lower()] == [b"x-request-id: 2"]
 
 
 TOLD = (b"X-Forwarded-For: 1.1.1.1", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: c.d", b"Forwarded: for=x;host=y")

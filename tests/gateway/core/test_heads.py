@@ -344,6 +344,43 @@ def test_hop_by_hop_fields_and_knatives_own_are_dropped(codec: Codec) -> None:
     assert head.others == {b"te": b"trailers"}  # of which `fields` passes on what holds beyond this hop
 
 
+@pytest.mark.parametrize(
+    ("lines", "request_id"),
+    [
+        ((b"X-Request-Id: 1", b"X-Request-Id: 2"), b"1"),
+        ((b"X-Request-Id:", b"x-request-id: 2", b"X-Request-Id: 3"), b"2"),
+        ((b"X_Request_Id: 1", b"X-Request_Id: 2"), b""),
+        ((b"X-Request-Id:",), b""),
+    ],
+)
+def test_a_request_has_one_id(codec: Codec, lines: tuple[bytes, ...], request_id: bytes) -> None:
+    """The first that says something; no line of them goes on as it is."""
+    head = codec.parse_request(request(*lines, b"Accept: */*"))
+    assert head is not None
+    assert (head.request_id, head.fields) == (request_id, b"\r\nAccept: */*\r\n")
+    assert head.field(b"x-request-id") == (request_id or None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fields"),
+    [
+        (
+            (b"Transfer-Encoding: chunked", b"Trailer: X-Sum, Set-Cookie", b"trailer: Other"),
+            b"\r\ntrailer: X-Sum, Other\r\n",
+        ),
+        ((b"Transfer-Encoding: chunked", b"Trailer: Set-Cookie, a b"), b"\r\n"),
+        ((b"Transfer-Encoding: chunked", b"Trailer: X-Sum", b"Connection: trailer"), b"\r\n"),
+        ((b"Content-Length: 5", b"Trailer: X-Sum"), b"\r\nContent-Length: 5\r\n"),
+        ((b"Trailer: X-Sum",), b"\r\n"),
+    ],
+)
+def test_a_response_announces_the_trailers_that_may_come(codec: Codec, lines: tuple[bytes, ...], fields: bytes) -> None:
+    """Behind chunks, and of fields that mean something there (RFC 9110 sections 6.5.1 and 6.6.2)."""
+    head = codec.parse_response(response(*lines))
+    assert head is not None
+    assert head.fields == fields
+
+
 def test_an_absolute_target_is_sent_on_as_a_path(codec: Codec) -> None:
     """RFC 9112 section 3.2: origin-form, or the asterisk where OPTIONS had no path; Host is what the target said."""
     for line, target, host in (
@@ -661,7 +698,10 @@ REQUEST_LINES = [
     b"Transfer-Encoding: chunked",
     b"X-Forwarded-For: 1.2.3.4",
     b"X-Request-Id: 7",
+    b"x-request-id: 8",
     b"TE: trailers",
+    b"Trailer: X-Sum, Host",
+    b"Via: 1.1 other",
     b"Expect: 100-continue",
     *ORDINARY,
 ]
@@ -673,6 +713,8 @@ RESPONSE_LINES = [
     b"Connection: close",
     b"Keep-Alive: timeout=5",
     b"Upgrade: websocket",
+    b"Trailer: X-Sum, Set-Cookie",
+    b"trailer: Other",
     *ORDINARY,
 ]
 USUAL = [b"Accept", b"Cookie", b"X-Request-Id", b"User-Agent", b"Keep-Alive", b"Via", b"K-Proxy-Request", b"ETag"]
