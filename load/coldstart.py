@@ -130,9 +130,14 @@ class Platform:
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
 
+    @property
+    def pid(self) -> int:
+        """The control process."""
+        return self._process.pid
+
     def cpu(self) -> float:
         """Seconds of CPU, user and system, that the control process has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:

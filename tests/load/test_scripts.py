@@ -42,8 +42,8 @@ def python(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "script",
     [
-        *("autoscaler.py", "burst.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py", "routes.py"),
-        *("simulation.py", "workers.py"),
+        *("abandon.py", "autoscaler.py", "burst.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py"),
+        *("routes.py", "simulation.py", "workers.py"),
     ],
 )
 def test_help(script: str) -> None:
