@@ -19,7 +19,8 @@ account. What would change what the program sees and can't be had (volumeMounts,
 from starting, with a sentence that says so.
 
 Bounds: 32 starts at a time (each is a fork; the others queue), one status write per pod on its way, stops within the
-pod's grace period, or within the cap when everything ends.
+pod's grace period, or within the cap when everything ends. A stop under way is hastened by a shorter grace period (a
+second deletion, Ctrl-C) and by a forced deletion, which takes the pod out of the API and leaves two seconds.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ _RETRY_FIRST, _RETRY_MAX = 0.05, 5.0
 _EXPLAIN_AFTER = 2.0
 """Seconds a container may fail its readiness probe before the status says why: most starts are over by then, and a
 cold start should not pay for a PATCH that is stale at once."""
-_CAP_POLL = 0.5
-_AFTER_HOOK = 2.0
+_LEAST_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL after a preStop hook that has used up the grace period, and after a forced
+deletion: kubelet's."""
 _STARTING = 0.5
 """Seconds from a container's start during which its failing probes mean that it needs the processor."""
 _NEARLY = 0.9
@@ -158,24 +160,31 @@ class Sandbox:
         self._deleting = meta.is_deleting(pod)
         self._vanished = False
         self._cap: float | None = None
+        self._hastened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = node.spawn(self._run(), f"pod {meta.key_of(pod)}")
 
     # --- what the informer and the agent tell -------------------------------------------------------------------------
 
     def update(self, pod: JsonObject) -> None:
         self.pod = pod
-        if meta.is_deleting(pod) and not self._deleting:
+        if meta.is_deleting(pod):
             self._deleting = True
-            self._wake.set()
+            self._hasten()
 
     def vanished(self) -> None:
         """The pod is no longer in the API: its processes go, nothing is written any more."""
         self._vanished = True
-        self._wake.set()
+        self._hasten()
 
     def shut_down(self, cap: float) -> None:
         self._cap = cap
+        self._hasten()
+
+    def _hasten(self) -> None:
+        """The pod is to end, or to end sooner."""
         self._wake.set()
+        self._hastened.set_result(None)
+        self._hastened = asyncio.get_running_loop().create_future()
 
     # --- the pod's life -----------------------------------------------------------------------------------------------
 
@@ -426,7 +435,7 @@ class Sandbox:
             text = f"Container {container.life.name} failed {probe.kind} probe, will be restarted"
             self._event("Killing", text)
             # Its own task: the end of the process cancels this one.
-            self._node.spawn(self._stop(container, self._grace()), f"restart of {meta.key_of(self.pod)}")
+            self._node.spawn(self._stop(container), f"restart of {meta.key_of(self.pod)}")
             return True
         return False
 
@@ -450,49 +459,53 @@ class Sandbox:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _grace(self) -> float:
-        """Seconds from SIGTERM to SIGKILL: what the deletion says, else the pod."""
+        """Seconds from SIGTERM to SIGKILL, from now on: what the deletion says, else the pod."""
         grace = self.pod["metadata"].get("deletionGracePeriodSeconds") if self._deleting else None
         if grace is None:
             grace = self.pod["spec"].get("terminationGracePeriodSeconds")
         seconds = _DEFAULT_GRACE if grace is None else float(grace)
+        if self._vanished:
+            seconds = min(seconds, _LEAST_GRACE)
         return seconds if self._cap is None else min(seconds, self._cap)
 
     async def _terminate(self) -> None:
         running = [container for container in self._containers if container.process is not None]
         for container in running:
             self._event("Killing", f"Stopping container {container.life.name}")
-        await asyncio.gather(*(self._stop(container, self._grace()) for container in running))
+        await asyncio.gather(*(self._stop(container) for container in running))
 
-    async def _stop(self, container: _Container, grace: float) -> None:
+    async def _stop(self, container: _Container) -> None:
         """preStop, SIGTERM, SIGKILL: the first two share the grace period, and a hook that has used it up leaves two
         seconds to SIGTERM, as with kubelet."""
         process = container.process
         if process is None:
             return
         loop = asyncio.get_running_loop()
-        end = loop.time() + grace
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(end):
-                await self._pre_stop(container, grace)
+        grace = self._grace()
+        end = await self._until(loop.time() + grace, self._pre_stop(container, grace))
         process.signal(signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(max(end, loop.time() + min(grace, _AFTER_HOOK))):
-                await self._until_exited(container)
-                return
-        process.signal(signal.SIGKILL)
-        await container.exited.wait()
+        await self._until(max(end, loop.time() + min(self._grace(), _LEAST_GRACE)), container.exited.wait())
+        if not container.exited.is_set():
+            process.signal(signal.SIGKILL)
+            await container.exited.wait()
 
-    async def _until_exited(self, container: _Container) -> None:
-        """The end of the process; a cap that comes meanwhile (Ctrl-C during a long grace period) shortens the wait."""
-        waiting = asyncio.ensure_future(container.exited.wait())
+    async def _until(self, end: float, work: Coroutine[object, object, object]) -> float:
+        """Runs `work` until `end` at most, which comes nearer when the pod is to end sooner; gives the end that held
+        (loop time)."""
+        loop = asyncio.get_running_loop()
+        task: asyncio.Future[object] = asyncio.ensure_future(work)
         try:
-            while not waiting.done():
-                capped = self._cap
-                await asyncio.wait({waiting}, timeout=_CAP_POLL if capped is None else capped)
-                if capped is not None and not waiting.done():
-                    raise TimeoutError
+            while not task.done() and loop.time() < end:
+                hastened = self._hastened
+                either: tuple[asyncio.Future[object], asyncio.Future[None]] = (task, hastened)
+                await asyncio.wait(either, timeout=end - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+                if hastened.done():
+                    end = min(end, loop.time() + self._grace())
+            if task.done():
+                task.result()
+            return end
         finally:
-            waiting.cancel()
+            task.cancel()
 
     async def _pre_stop(self, container: _Container, grace: float) -> None:
         hook = (container.spec.get("lifecycle") or {}).get("preStop") or {}
@@ -506,8 +519,9 @@ class Sandbox:
                 if done.code:
                     text = f"PreStopHook failed: exit code {done.code}: {done.output}"
                     self._event("FailedPreStopHook", text, warning=True)
-        except (StartError, RuntimeGone) as error:
-            self._event("FailedPreStopHook", f"PreStopHook failed: {error}", warning=True)
+        except (StartError, RuntimeGone, TimeoutError) as error:
+            why = str(error) or f"it took longer than {grace:g} s"
+            self._event("FailedPreStopHook", f"PreStopHook failed: {why}", warning=True)
         finally:
             exited.cancel()
 

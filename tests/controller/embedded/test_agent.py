@@ -22,6 +22,7 @@ from controller.embedded.runtimes.process import ProcessRuntime
 from controller.kube.client import KubeClient
 from controller.kube.errors import NotFound
 from controller.kube.runner import Runner
+from tests.polling import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -171,6 +172,31 @@ async def test_who_ignores_sigterm_is_killed_after_the_grace_period(world):
     await world.kube.delete(kinds.POD, key)
     await world.gone(kinds.POD, key)
     assert not alive(pid_of(pod))
+
+
+DEAF = {"command": ["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"]}
+
+
+async def test_a_second_deletion_shortens_the_grace_period(world):
+    """`kubectl delete pod --grace-period=1` on a pod that is being deleted: its process is killed a second later."""
+    key = await world.create(container=DEAF, terminationGracePeriodSeconds=300)
+    pod = await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.pod(key, meta.is_deleting)
+    await world.kube.delete(kinds.POD, key, grace_period=1)
+    await world.gone(kinds.POD, key)
+    assert not alive(pid_of(pod))
+
+
+async def test_a_forced_deletion_kills(world):
+    """`kubectl delete pod --force`: the object goes at once, and a process that will not go is killed soon after."""
+    key = await world.create(container=DEAF, terminationGracePeriodSeconds=300)
+    pod = await world.pod(key, ready)
+    await world.kube.delete(kinds.POD, key)
+    await world.pod(key, meta.is_deleting)
+    await world.kube.delete(kinds.POD, key, grace_period=0)
+    await world.gone(kinds.POD, key)
+    await until(lambda: not alive(pid_of(pod)))
 
 
 async def test_pre_stop_runs_before_sigterm(world):
