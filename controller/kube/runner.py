@@ -304,11 +304,11 @@ class Runner:
             loop.queue.forget(key)
             return "ok"
         try:
-            plan = self._plan(loop.controller, key)
-            if plan is None:
+            whole = self._plan(loop.controller, key)
+            if whole is None:
                 loop.queue.forget(key)
                 return "ok"
-            plan = self._without_late_status(loop, key, subject, plan)
+            plan = self._without_late_status(loop, key, subject, whole)
             for event in plan.events:
                 self._recorder.record(subject, event)
             with self._lull.urgent() if loop.prompt and (plan.create or plan.patch) else contextlib.nullcontext():
@@ -324,7 +324,8 @@ class Runner:
             log.warning("%s %s: %s", loop.name, key, plan.error)
             self._tell(loop, key, subject, plan.error)
             return "error"
-        loop.queue.forget(key)
+        if plan is whole:  # a status that is put off may fail yet, and its back-off has to grow
+            loop.queue.forget(key)
         if plan.requeue_after is not None:
             loop.queue.add(key, max(plan.requeue_after, _SOON))
         return "ok"

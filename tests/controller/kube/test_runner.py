@@ -314,3 +314,17 @@ async def test_a_late_status_waits_behind_the_steps_and_comes_once(mini, running
     await settled(api, runner)
     assert [o["count"] for o in api.objects.values() if o.get("reason") == "Told"] == [1]
     assert api.writes().count(("PUT", f"{SERVICES}/s/status")) == 1
+
+
+async def test_a_late_status_that_is_refused_backs_off(mini, running):
+    """That everything but the status went well is no success: a status which can't be written is tried again, and
+    each time after a longer wait."""
+    api, _ = mini
+    parent = Parent()
+    parent.plan = lambda _subject: Plan(status={"told": True})
+    refusal = {"code": 500, "reason": "InternalError", "message": "the disk is full"}
+    api.refuse["PUT", f"{SERVICES}/s/status"] = [refusal for _ in range(1000)]
+    runner = await running(parent, late_status=[kinds.SERVICE])
+    await api.put(SERVICES, service())
+    [loop] = runner._loops
+    await until(lambda: loop.queue._queue._failures.get(Key("ns", "s"), 0) >= 5)
