@@ -81,7 +81,7 @@ def simulate(
     if plot is not None and plot.suffix not in _PICTURES:
         raise Mistake(f"{plot}: the name of a picture should end with one of {', '.join(_PICTURES)}")
     try:
-        chosen = dict(map(parse_settings, texts)) or {"default": Settings()}
+        chosen = _chosen(texts)
         arrivals = read_trace(trace, function, distribution(service_time, Random(seed)), Random(seed + 1))
         worlds = {name: _run(settings, arrivals, cold_start, seed, tail) for name, settings in chosen.items()}
     except (DistributionError, SettingsError, TraceError) as error:
@@ -94,6 +94,15 @@ def simulate(
         click.echo(orjson.dumps(described, option=orjson.OPT_INDENT_2))
     else:
         click.echo(_table(outcomes))
+
+
+def _chosen(texts: Sequence[str]) -> dict[str, Settings]:
+    chosen: dict[str, Settings] = {}
+    for name, settings in map(parse_settings, texts):
+        if name in chosen:
+            raise SettingsError(f"{name} is the name of two settings; choose another for one of them")
+        chosen[name] = settings
+    return chosen or {"default": Settings()}
 
 
 def _run(settings: Settings, arrivals: Sequence[Arrival], cold_start: str, seed: int, tail: float) -> World:

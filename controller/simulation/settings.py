@@ -1,7 +1,8 @@
 """Settings to compare, as a person writes them: `NAME:KEY=VALUE,KEY=VALUE…`.
 
 A key is an autoscaling annotation without its prefix (`target=10`, `window=30s`), `container-concurrency`, or a key of
-config-autoscaler (`max-scale-up-rate=2`). They are checked as admission checks them.
+config-autoscaler (`max-scale-up-rate=2`). They are checked as admission checks them. The class is no setting: it is
+the KPA that is simulated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from controller.simulation.world import Settings
 __all__ = ["SettingsError", "parse_settings"]
 
 _LIMIT = "container-concurrency"
-_ANNOTATIONS = {key.removeprefix(AUTOSCALING) for keys in KEYS.values() for key in keys if key.startswith(AUTOSCALING)}
+_ANNOTATIONS = {
+    key.removeprefix(AUTOSCALING) for keys in KEYS.values() for key in keys if key.startswith(AUTOSCALING)
+} - {"class"}
+_CONFIG_KEYS = set(autoscaler.KEYS) - {"pod-autoscaler-class"}
 _LIMIT_MAX = 1000
 
 
@@ -40,10 +44,10 @@ def parse_settings(text: str) -> tuple[str, Settings]:
             limit = _limit(name, value)
         elif key in _ANNOTATIONS:
             annotations[key] = value
-        elif key in autoscaler.KEYS:
+        elif key in _CONFIG_KEYS:
             configured[key] = value
         else:
-            known = ", ".join(sorted({_LIMIT, *_ANNOTATIONS, *autoscaler.KEYS}))
+            known = ", ".join(sorted({_LIMIT, *_ANNOTATIONS, *_CONFIG_KEYS}))
             raise SettingsError(f"{name}: there is no setting {key!r}; there are: {known}")
     config = _config(name, configured)
     errors = validate_autoscaling({AUTOSCALING + key: value for key, value in annotations.items()}, config, "")

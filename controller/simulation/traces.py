@@ -41,7 +41,8 @@ class TraceError(ValueError):
 def read_trace(path: Path, function: str, service_time: Callable[[], float], random: Random) -> list[Arrival]:
     """The load in a file. `function` chooses a row of minute counts, "" the only one; `service_time` gives the seconds
     of work of a request where the file does not. Raises TraceError, OSError."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    # utf-8-sig: spreadsheets begin a CSV with a byte order mark.
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline()
         file.seek(0)
         if len(first.split(",")) > 2:

@@ -68,6 +68,7 @@ def test_what_goes_wrong_is_one_line_and_status_2(trace: Path, tmp_path: Path) -
     for arguments in (
         (bad,),
         (trace, "-s", "x:windows=3"),
+        (trace, "-s", "x:window=20s", "-s", "x:window=30s"),
         (trace, "--cold-start", "quick"),
         (trace, "--plot", tmp_path / "plot.doc"),
         (trace, "--plot", tmp_path / "nowhere" / "plot.png"),

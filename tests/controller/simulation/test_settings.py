@@ -27,6 +27,8 @@ def test_a_name_alone_is_the_defaults() -> None:
         ("a:window", ["'window'", "KEY=VALUE"]),
         ("a:windows=30s", ["'windows'", "window"]),
         ("a:window=1s", ["a:", "6s"]),
+        ("a:class=hpa.autoscaling.knative.dev", ["'class'"]),
+        ("a:pod-autoscaler-class=hpa.autoscaling.knative.dev", ["'pod-autoscaler-class'"]),
         ("a:container-concurrency=-1", ["whole number"]),
         ("a:max-scale-up-rate=0.5", ["max-scale-up-rate", "above 1"]),
         ("a:min-scale=5,max-scale=2", ["max-scale=2 is less than min-scale=5"]),

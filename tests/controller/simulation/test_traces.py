@@ -28,6 +28,7 @@ def test_arrivals(tmp_path: Path) -> None:
         Arrival(2, 0.1),
     ]
     assert read(tmp_path, "") == []
+    assert read(tmp_path, "\ufeff1\n") == [Arrival(1, 0.1)]  # as spreadsheets write it
 
 
 def test_minute_counts(tmp_path: Path) -> None:
