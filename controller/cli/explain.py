@@ -12,7 +12,7 @@ import orjson
 import uvloop
 
 from controller.cli.mistake import Mistake
-from controller.paths import admin_port_path, default_data_dir
+from controller.paths import admin_port_path, default_data_dir, kubeconfig_path
 
 if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
@@ -37,16 +37,16 @@ _HEADINGS = ("AGO", "STABLE", "PANIC", "READY", "WISH", "SCALE", "REASON", "")
 @click.option(
     "--admin",
     metavar="URL",
-    help="The controller's admin port.  [default: that of `zerogate up`, by its data directory]",
+    help="The controller's admin port.  [default: that of `zerogate up`, found beside its kubeconfig]",
 )
 @click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=default_data_dir,
-    show_default="the user's state directory",
-    help="The data directory of `zerogate up`.",
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ZEROGATE_KUBECONFIG",
+    show_envvar=True,
+    help="What `zerogate up` wrote.  [default: that in its data directory]",
 )
-def explain(revision: str, namespace: str, output: str, admin: str | None, data_dir: Path) -> None:
+def explain(revision: str, namespace: str, output: str, admin: str | None, kubeconfig: Path | None) -> None:
     """Tell why REVISION has as many replicas as it has.
 
     Prints the last hundred decisions of the autoscaler, oldest first: the averages of the load over the stable and the
@@ -56,7 +56,8 @@ def explain(revision: str, namespace: str, output: str, admin: str | None, data_
       zerogate explain hello-00001
       zerogate explain hello-00001 -o json
     """
-    text = uvloop.run(_fetch(f"{admin or _admin_url(data_dir)}/explain/{namespace}/{revision}"))
+    base = admin or _admin_url((kubeconfig or kubeconfig_path(default_data_dir())).parent)
+    text = uvloop.run(_fetch(f"{base}/explain/{namespace}/{revision}"))
     if output == "json":
         click.echo(orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2))
     else:

@@ -77,7 +77,7 @@ def test_a_table_says_why(account: bytes, tmp_path: Path) -> None:
     """The state, the settings, then a line for each decision and for each scale made of them."""
     with serving({PATH: account}) as port:
         (tmp_path / "admin-port").write_text(str(port))
-        status, text = run("hello-00001", "--data-dir", str(tmp_path))
+        status, text = run("hello-00001", "--kubeconfig", str(tmp_path / "kubeconfig"))
     assert status == 0
     lines = text.splitlines()
     assert lines[0].startswith("default/hello-00001: 3 desired, 0 ready, mode Proxy")
@@ -97,7 +97,7 @@ def test_json_is_the_account_itself(account: bytes) -> None:
 
 def test_what_goes_wrong_is_one_line(tmp_path: Path) -> None:
     """No platform, no such revision, nobody at that address."""
-    assert run("hello-00001", "--data-dir", str(tmp_path))[0] == 2
+    assert run("hello-00001", "--kubeconfig", str(tmp_path / "kubeconfig"))[0] == 2
     with serving({}) as port:
         status, text = run("nobody", "--admin", f"http://127.0.0.1:{port}")
     assert (status, text) == (1, "Error: the autoscaler has no such revision\n")
