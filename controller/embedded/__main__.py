@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,12 +46,13 @@ from controller.embedded.seed import seed
 from controller.embedded.store import Store, StoreInUse, StoreUnusable
 from controller.embedded.welcome import Refused, Tls, Welcome
 from controller.kube.client import KubeClient
+from controller.kube.errors import KubeError
 from controller.kube.lull import Lull
 from controller.paths import deploy_dir
 from gateway.contract import FEED_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from controller.apis.meta import JsonObject
     from controller.manifests import Manifest
@@ -95,59 +97,80 @@ async def _up(options: UpOptions) -> None:
     _check_ports(options.port, options.tls_port)
     reason: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
-        data, store = _open_data(options.data_dir)
-        stack.callback(store.close)
-        credentials = _credentials(data)
-        logs = PodLogs(data.logs)
-        settings = _Settings()
-        ports = PortAllocator(offset=secrets.randbelow(10_000))
-        server = ApiServer(store, credentials, _objects(deploy_dir() / "crds"), Admission(settings, ports), logs)
-        url = await _start_server(server, data.api_port)
-        stack.push_async_callback(server.stop)
-        credentials.write_kubeconfig(url)
-
-        kube = await stack.enter_async_context(KubeClient.from_token(url, credentials.token, credentials.ca))
-        defaults = _objects(deploy_dir() / "config")
-        await seed(
-            kube,
-            defaults,
-            external_domain=options.domain,
-            external_port=options.port,
-            external_https_port=options.tls_port or 0,
-        )
-        runtime = ProcessRuntime(data.root, Path.cwd())
-        lull = Lull()
-        agent = Agent(kube, runtime, logs, ports, options.images, lull)
-        await agent.start()
-        stack.push_async_callback(agent.stop)
-
-        token, token_file = _feed_token(data.feed_token)
-        plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES), lull=lull)
-        settings.plane = plane
-        plane.runner.on_change(kinds.POD, agent.on_change)
-        feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
-        admin = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
-        await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
-        _remember_port(data.admin_port, options.port + 3)
-        own = _own_certificate(options, credentials, plane)
-        gateway = GatewayProcess(
-            GatewayOptions(
-                port=options.port,
-                workers=options.workers,
-                feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
-                token_file=token_file,
-                access_log=data.access_log,
-                more=(*options.gateway_arguments, *_tls_arguments(options, own)),
-            )
-        )
-        tls = None if options.tls_port is None else Tls(options.tls_port, credentials.ca if own else None)
-        welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port, tls)
+        with _starting(options.data_dir):
+            plane, gateway, welcome = await _build(options, stack)
         try:
             await _work(stop, plane, gateway, welcome)
         except* (Refused, ChildProcessError) as errors:
             reason = errors.exceptions[0]
     if reason is not None:
         raise StartError(str(reason))
+
+
+@contextlib.contextmanager
+def _starting(root: Path) -> Iterator[None]:
+    """What the machine refuses while everything is set up (a full disk, no loopback) is why we can't start."""
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"{error.filename or root} can't be used: {error.strerror or error}") from error
+    except sqlite3.Error as error:
+        raise StartError(f"{root} can't be written: {error}; free some space, or choose another --data-dir") from error
+    except KubeError as error:
+        raise StartError(f"the API server on {root} can't be used: {error}") from error
+
+
+async def _build(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[ControlPlane, GatewayProcess, Welcome]:
+    """Everything, connected, up to where it is to run; `stack` takes it down. Raises StartError, and what `_starting`
+    makes one of."""
+    data, store = _open_data(options.data_dir)
+    stack.callback(store.close)
+    credentials = _credentials(data)
+    logs = PodLogs(data.logs)
+    settings = _Settings()
+    ports = PortAllocator(offset=secrets.randbelow(10_000))
+    server = ApiServer(store, credentials, _objects(deploy_dir() / "crds"), Admission(settings, ports), logs)
+    url = await _start_server(server, data.api_port)
+    stack.push_async_callback(server.stop)
+    credentials.write_kubeconfig(url)
+
+    kube = await stack.enter_async_context(KubeClient.from_token(url, credentials.token, credentials.ca))
+    defaults = _objects(deploy_dir() / "config")
+    await seed(
+        kube,
+        defaults,
+        external_domain=options.domain,
+        external_port=options.port,
+        external_https_port=options.tls_port or 0,
+    )
+    runtime = ProcessRuntime(data.root, Path.cwd())
+    lull = Lull()
+    agent = Agent(kube, runtime, logs, ports, options.images, lull)
+    await agent.start()
+    stack.push_async_callback(agent.stop)
+
+    token, token_file = _feed_token(data.feed_token)
+    plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES), lull=lull)
+    settings.plane = plane
+    plane.runner.on_change(kinds.POD, agent.on_change)
+    feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
+    admin = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
+    await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
+    _remember_port(data.admin_port, options.port + 3)
+    own = _own_certificate(options, credentials, plane)
+    gateway = GatewayProcess(
+        GatewayOptions(
+            port=options.port,
+            workers=options.workers,
+            feed_url=f"ws://{_HOST}:{feed_port}{FEED_PATH}",
+            token_file=token_file,
+            access_log=data.access_log,
+            more=(*options.gateway_arguments, *_tls_arguments(options, own)),
+        )
+    )
+    tls = None if options.tls_port is None else Tls(options.tls_port, credentials.ca if own else None)
+    welcome = Welcome(kube, plane, options.manifests, data.kubeconfig, options.port, tls)
+    return plane, gateway, welcome
 
 
 async def _work(stop: asyncio.Event, plane: ControlPlane, gateway: GatewayProcess, welcome: Welcome) -> None:

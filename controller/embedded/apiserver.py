@@ -9,6 +9,10 @@ a Status object in one place.
 
 Upkeep between requests: garbage collection in batches of `_GC_BATCH`, checkpoints of the write-ahead log in a thread,
 Events older than an hour.
+
+A store that can't be written (the disk is full) costs the writes and nothing else: reads and watches go on, each write
+is answered with the reason, and the log has a line when it begins and one when it is over, for the controllers try
+again and again.
 """
 
 from __future__ import annotations
@@ -113,6 +117,7 @@ class ApiServer:
         self._background: set[asyncio.Task[None]] = set()
         self._followers: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._store_fails = False
         self._runner: web.ServerRunner | None = None
         self._collector: GarbageCollector | None = None
 
@@ -172,8 +177,8 @@ class ApiServer:
             for _ in range(_GC_BATCH):
                 if self._stopping or not self._collector.step():
                     return
-        except sqlite3.Error:
-            logger.exception("garbage collection is put off: the store can't be written")
+        except sqlite3.Error as error:
+            self._store_failed(error)
             asyncio.get_running_loop().call_later(_UPKEEP_INTERVAL, self._collect)
             return
         self._collect_soon()
@@ -181,11 +186,28 @@ class ApiServer:
     async def _upkeep(self) -> None:
         while True:
             await asyncio.sleep(_UPKEEP_INTERVAL)
-            self._operations.expire_events(EVENT_AGE)
+            try:
+                self._operations.expire_events(EVENT_AGE)
+            except sqlite3.Error as error:
+                self._store_failed(error)
 
     def _after_write(self) -> None:
+        if self._store_fails:
+            self._store_fails = False
+            logger.warning("the store can be written again")
         if self._store.wants_checkpoint() and not any(t.get_name() == "checkpoint" for t in self._background):
-            self._spawn(asyncio.to_thread(self._store.checkpoint), "checkpoint")
+            self._spawn(self._checkpoint(), "checkpoint")
+
+    async def _checkpoint(self) -> None:
+        try:
+            await asyncio.to_thread(self._store.checkpoint)
+        except sqlite3.Error as error:  # nothing is lost: the write-ahead log has it, and grows until the next one
+            self._store_failed(error)
+
+    def _store_failed(self, error: sqlite3.Error) -> None:
+        if not self._store_fails:
+            self._store_fails = True
+            logger.error("the store can't be written: %s", error)
 
     # --- one request --------------------------------------------------------------------------------------------------
 
@@ -202,7 +224,7 @@ class ApiServer:
             # Only what a client sent can nest that deep or hold what JSON can't say (a YAML map with numbers as keys).
             return _status_response(status.bad_request("the object nests too deeply, or is not one that JSON can say"))
         except sqlite3.Error as error:
-            logger.exception("the store can't be written")
+            self._store_failed(error)
             return _status_response(status.internal(f"the store can't be written: {error}"))
         except Exception:  # a bug of ours, of any kind, costs its request and not the server
             logger.exception("%s %s", request.method, request.path)

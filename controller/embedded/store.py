@@ -317,7 +317,9 @@ class Store:
 
     def close(self) -> None:
         self.end_subscriptions()
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        # On a full disk the write-ahead log stays as it is, and the next start reads it.
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._db.close()
         os.close(self._lock)
 

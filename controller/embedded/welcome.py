@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from controller.kube.client import Kube
     from controller.manifests import Manifest
 
-_SETTLED_WITHIN = 60.0
+_SETTLED_WITHIN = 10.0
 """Seconds to wait for the services to be Ready or to have failed, before the summary is printed as things stand."""
 _NAMESPACE = "default"
 

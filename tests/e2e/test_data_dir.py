@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.harness import ZEROGATE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.harness import Platform
 
 
-def refused(platform: Platform) -> str:
-    """The one line that `zerogate up` says."""
-    result = platform.zerogate("up", "--data-dir", str(platform.data_dir), "--port", str(platform.port), check=False)
+def refused(platform: Platform, *before: str) -> str:
+    """The one line that `zerogate up` says, run by the command `before`."""
+    options = ("--data-dir", str(platform.data_dir), "--port", str(platform.port))
+    result = platform.run(*before, ZEROGATE, "up", *options, check=False)
     assert result.returncode == 2, result
     assert result.stderr.count("\n") == 1, result.stderr
     assert "Traceback" not in result.stderr
@@ -84,6 +87,13 @@ def test_a_damaged_file_is_one_line(stopped_platform: Platform, name: str, advic
     message = refused(platform)
     assert str(platform.data_dir / name) in message
     assert advice in message
+
+
+def test_a_disk_without_room_is_named(stopped_platform: Platform) -> None:
+    """Files of 64 KiB at most stand for a full disk: the database's log soon needs more."""
+    message = refused(stopped_platform, "sh", "-c", 'ulimit -f 128; exec "$@"', "sh")
+    assert f"{stopped_platform.data_dir} can't be written: " in message
+    assert "--data-dir" in message
 
 
 def test_what_can_be_made_anew_is(stopped_platform: Platform) -> None:
