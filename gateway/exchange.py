@@ -47,7 +47,7 @@ from gateway.core.coldstart import FIELD_NAME, ColdStarts, phases, response_line
 from gateway.core.deadlines import Deadlines
 from gateway.core.fields import client_address, https_location, may_switch, request_head, scheme
 from gateway.core.heads import without
-from gateway.core.http1 import ResponseHead
+from gateway.core.http1 import RequestHead, ResponseHead
 from gateway.core.traffic import RevisionTraffic
 from gateway.errors import (
     GatewayError,
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
     from gateway.activator.activator import Activator, Lease
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
-    from gateway.core.http1 import RequestHead
     from gateway.core.routing import Destination, RouteTable
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
@@ -82,6 +81,7 @@ MAX_DIALS = 3
 
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 _CONTINUE = ResponseHead(100, b"Continue", True, b"\r\n", 0)
+_NO_HEAD = RequestHead(b"", b"", True, b"", 0)
 _CLIENT_LEFT = 0  # the status of a request whose client did not wait (nginx logs 499)
 
 _log = logging.getLogger(__name__)
@@ -197,16 +197,19 @@ class Exchanges:
         self.traffic.local_replies[error.response_flag] += 1
         self.traffic.limit_refusals[error.limit] += 1
         if self.access_log.enabled:
-            now = perf_counter()
-            status, flag, client = error.status, error.response_flag, downstream.peer.address
-            method, host, target, agent, request_id = b"", b"", b"", b"", b""
-            if head is not None:
-                method, host, target = head.method, head.host or b"", head.target
-                agent, request_id = head.user_agent, head.request_id
-                client = client_address(head, downstream.peer)
-            protocol = downstream.protocol
+            head = head or _NO_HEAD
             self.access_log.add(
-                now, 0.0, method, host, target, status, 0, b"", b"", flag, request_id, agent, client, protocol
+                perf_counter(),
+                0.0,
+                head,
+                error.status,
+                0,
+                b"",
+                b"",
+                error.response_flag,
+                head.request_id,
+                client_address(head, downstream.peer),
+                downstream.protocol,
             )
 
     def report_bug(self) -> None:
@@ -687,16 +690,13 @@ class Exchange:
             shared.access_log.add(
                 self._started,
                 duration,
-                head.method,
-                head.host or b"",
-                head.target,
+                head,
                 self._status,
                 self._sent,
                 b"" if served is None else served.name,
                 b"" if lease is None else lease.address,
                 self._flag,
                 self._request_id,
-                head.user_agent,
                 client_address(head, peer) if peer.is_trusted else peer.address,
                 self._downstream.protocol if head.persistent else b"HTTP/1.0",
             )

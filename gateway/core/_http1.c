@@ -1,4 +1,5 @@
-/* The twins in C of what looks at each byte of an HTTP/1.1 message: parse_request, parse_response, unchunk.
+/* The twins in C of what looks at each byte of an HTTP/1.1 message: parse_request, parse_response, unchunk; and of what
+puts many small pieces together for each: serialise_request, access_line.
 
 Theory of operation
 -------------------
@@ -12,7 +13,7 @@ are written down once.
 
 Memory: every read stays inside the bytes object that was given. A scan ends at the first byte outside its class, and
 the NUL that CPython keeps behind the last byte is in no class; a comparison of several bytes asks for the room first.
-Nothing is kept between calls but what `setup` got. Heads are instances of the Python classes: their slots are filled in
+Nothing is kept between calls but what `setup` got and the text of the second that the last line was of. Heads are instances of the Python classes: their slots are filled in
 by offset, which costs a tenth of calling `__init__`. */
 
 #define PY_SSIZE_T_CLEAN
@@ -20,6 +21,7 @@ by offset, which costs a tenth of calling `__init__`. */
 #include <structmember.h> /* PyMemberDef, before 3.12 */
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 /* --- bytes by class --------------------------------------------------------------------------------------------- */
 
@@ -145,9 +147,11 @@ typedef struct {
     int ready;
     Side request, response;
     Py_ssize_t request_offsets[R_SLOTS], response_offsets[S_SLOTS];
-    PyObject *limits;                 /* borrowed */
+    PyObject *limits, *escaped;       /* borrowed */
     PyObject *method_names[METHODS];  /* borrowed */
     PyObject *held;                   /* a list of all that is borrowed */
+    time_t stamped;                   /* the second that `stamp` is of */
+    char stamp[24];                   /* 2026-11-21T12:00:00 */
 } State;
 
 static Kind
@@ -238,18 +242,19 @@ setup(PyObject *module, PyObject *args)
 {
     State *state = PyModule_GetState(module);
     PyTypeObject *tuple = &PyTuple_Type;
-    PyObject *request, *response, *limits;
+    PyObject *request, *response, *limits, *escaped;
     if (state->ready) {
         PyErr_SetString(PyExc_RuntimeError, "set up twice");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "O!O!O!:setup", tuple, &request, tuple, &response, tuple, &limits)
+    if (!PyArg_ParseTuple(args, "O!O!O!O:setup", tuple, &request, tuple, &response, tuple, &limits, &escaped)
         || set_up_side(state, &state->request, request, request_slots, state->request_offsets, R_SLOTS) < 0
         || set_up_side(state, &state->response, response, response_slots, state->response_offsets, S_SLOTS) < 0
-        || PyList_Append(state->held, limits) < 0) {
+        || PyList_Append(state->held, limits) < 0 || PyList_Append(state->held, escaped) < 0) {
         return NULL;
     }
     state->limits = limits;
+    state->escaped = escaped;
     state->ready = 1;
     Py_RETURN_NONE;
 }
@@ -508,6 +513,24 @@ length_object(const Section *section)
     return section->content_length < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(section->content_length);
 }
 
+static PyObject *
+concatenated(const Span *pieces, int count)
+{
+    Py_ssize_t size = 0;
+    for (int i = 0; i < count; i++) {
+        size += pieces[i].size;
+    }
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, size);
+    if (whole != NULL) {
+        char *to = PyBytes_AS_STRING(whole);
+        for (int i = 0; i < count; i++) {
+            memcpy(to, pieces[i].at, pieces[i].size);
+            to += pieces[i].size;
+        }
+    }
+    return whole;
+}
+
 /* Have Python record what is left to it, in order, and judge the whole. */
 static int
 record(const Side *side, const Section *section, PyObject *head)
@@ -695,19 +718,7 @@ joined(PyObject *data, const Span *pieces, int count)
     if (count == 1 && pieces[0].size == PyBytes_GET_SIZE(data)) {
         return Py_NewRef(data);
     }
-    Py_ssize_t size = 0;
-    for (int i = 0; i < count; i++) {
-        size += pieces[i].size;
-    }
-    PyObject *content = PyBytes_FromStringAndSize(NULL, size);
-    if (content != NULL) {
-        char *to = PyBytes_AS_STRING(content);
-        for (int i = 0; i < count; i++) {
-            memcpy(to, pieces[i].at, pieces[i].size);
-            to += pieces[i].size;
-        }
-    }
-    return content;
+    return concatenated(pieces, count);
 }
 
 static PyObject *
@@ -760,13 +771,168 @@ unchunk(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return content == NULL ? NULL : Py_BuildValue("(NnL)", content, (Py_ssize_t)(at - data), remaining);
 }
 
+/* --- the head of a request to an endpoint ----------------------------------------------------------------------- */
+
+#define TEXT(literal) ((Span){literal, sizeof literal - 1})
+
+/* The bytes of `object`; `at` NULL with an exception if it is something else, or no object at all. */
+static Span
+span_of(PyObject *object)
+{
+    if (object == NULL || !PyBytes_Check(object)) {
+        PyErr_SetString(PyExc_TypeError, "expected bytes");
+        return (Span){NULL, 0};
+    }
+    return (Span){PyBytes_AS_STRING(object), PyBytes_GET_SIZE(object)};
+}
+
+/* What a RequestHead has in a slot, borrowed; NULL if it is not set. */
+static PyObject *
+in_slot(const State *state, PyObject *head, int slot)
+{
+    return *(PyObject **)((char *)head + state->request_offsets[slot]);
+}
+
+static PyObject *
+serialise_request(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    const State *state = PyModule_GetState(module);
+    if (!state->ready || nargs != 6 || !Py_IS_TYPE(args[0], state->request.type)) {
+        PyErr_SetString(PyExc_TypeError, "expected (RequestHead, host, fields, about, added, request_id)");
+        return NULL;
+    }
+    PyObject *head = args[0];
+    Span request_id = span_of(args[5]);
+    Span pieces[] = {
+        span_of(in_slot(state, head, R_METHOD)), TEXT(" "), span_of(in_slot(state, head, R_TARGET)),
+        TEXT(" HTTP/1.1\r\nhost: "), span_of(args[1]), span_of(args[2]), span_of(args[3]), span_of(args[4]),
+        TEXT("x-request-id: "), request_id, TEXT("\r\n"),
+        in_slot(state, head, R_CHUNKED) == Py_True ? TEXT("transfer-encoding: chunked\r\n\r\n") : TEXT("\r\n")};
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (request_id.size == 0) {
+        pieces[8] = pieces[10] = request_id;
+    }
+    return concatenated(pieces, sizeof pieces / sizeof *pieces);
+}
+
+/* --- a line of the access log ----------------------------------------------------------------------------------- */
+
+/* Whether JSON has these bytes as they are: printable ASCII, but neither quote nor backslash. */
+static int
+is_plain(Span text)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    const char *at = text.at, *end = text.at + text.size;
+    for (; end - at >= 8; at += 8) {
+        uint64_t bytes, from_quote, from_backslash, from_del;
+        memcpy(&bytes, at, 8);
+        from_quote = bytes ^ (ones * '"');
+        from_backslash = bytes ^ (ones * '\\');
+        from_del = bytes ^ (ones * 127);
+        if ((bytes | (bytes - ones * 32) | (from_quote - ones) | (from_backslash - ones) | (from_del - ones)) & tops) {
+            break;
+        }
+    }
+    while (at < end && *at >= ' ' && *at < 127 && *at != '"' && *at != '\\') at++;
+    return at == end;
+}
+
+/* What stands for `text` between the quotes of a JSON string; `at` NULL with an exception. `made`: to be released after
+use. */
+static Span
+in_json(const State *state, PyObject *text, PyObject **made)
+{
+    Span span = span_of(text);
+    if (span.at == NULL || is_plain(span)) {
+        return span;
+    }
+    *made = PyObject_CallOneArg(state->escaped, text);
+    return *made == NULL ? (Span){NULL, 0} : span_of(*made);
+}
+
+/* The digits of `number`, at least `least`, in the last bytes of `room`. */
+static Span
+digits_of(unsigned long long number, int least, char room[24])
+{
+    char *at = room + 24;
+    for (; number || least > 0; number /= 10, least--) {
+        *--at = '0' + number % 10;
+    }
+    return (Span){at, room + 24 - at};
+}
+
+/* The text of a second since 1970; `at` NULL with an exception if it has none. */
+static Span
+stamp_of(State *state, double when)
+{
+    time_t second = when >= 0 && when < 253402300800.0 ? (time_t)when : -1;  /* to the year 9999 */
+    struct tm parts;
+    if (second != state->stamped) {
+        if (second < 0 || gmtime_r(&second, &parts) == NULL) {
+            PyErr_SetString(PyExc_ValueError, "there is no such time");
+            return (Span){NULL, 0};
+        }
+        strftime(state->stamp, sizeof state->stamp, "%Y-%m-%dT%H:%M:%S", &parts);
+        state->stamped = second;
+    }
+    return (Span){state->stamp, 19};
+}
+
+static PyObject *
+access_line(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    if (!state->ready || nargs != 11 || !Py_IS_TYPE(args[2], state->request.type) || !PyUnicode_Check(args[7])) {
+        PyErr_SetString(PyExc_TypeError, "expected (when, duration, RequestHead, status, sent, revision, endpoint, "
+                                         "flag, request_id, client, protocol)");
+        return NULL;
+    }
+    PyObject *head = args[2], *host = in_slot(state, head, R_HOST), *made[2] = {NULL, NULL}, *line = NULL;
+    double when = PyFloat_AsDouble(args[0]), duration = PyFloat_AsDouble(args[1]);
+    long long status = PyLong_AsLongLong(args[3]), sent = PyLong_AsLongLong(args[4]);
+    Span flag = {NULL, 0};
+    flag.at = PyUnicode_AsUTF8AndSize(args[7], &flag.size);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Span stamp = stamp_of(state, when);
+    Span request_id = stamp.at == NULL ? stamp : in_json(state, args[8], &made[0]);
+    Span agent = request_id.at == NULL ? request_id : in_json(state, in_slot(state, head, R_USER_AGENT), &made[1]);
+    if (agent.at != NULL) {
+        unsigned long long millis = (unsigned long long)((when - (double)state->stamped) * 1000);
+        unsigned long long micros = duration > 0 && duration < 1e12 ? (unsigned long long)(duration * 1e6) : 0;
+        char rooms[5][24];
+        Span pieces[] = {
+            TEXT("{\"time\":\""), stamp, TEXT("."), digits_of(millis, 3, rooms[0]),
+            TEXT("Z\",\"method\":\""), span_of(in_slot(state, head, R_METHOD)),
+            TEXT("\",\"host\":\""), host == Py_None ? TEXT("") : span_of(host),
+            TEXT("\",\"path\":\""), span_of(in_slot(state, head, R_TARGET)),
+            TEXT("\",\"status\":"), digits_of((unsigned long long)status, 1, rooms[1]),
+            TEXT(",\"bytes\":"), digits_of((unsigned long long)sent, 1, rooms[2]),
+            TEXT(",\"duration\":"), digits_of(micros / 1000000, 1, rooms[3]),
+            TEXT("."), digits_of(micros % 1000000, 6, rooms[4]),
+            TEXT(",\"revision\":\""), span_of(args[5]), TEXT("\",\"endpoint\":\""), span_of(args[6]),
+            TEXT("\",\"flag\":\""), flag, TEXT("\",\"requestId\":\""), request_id,
+            TEXT("\",\"userAgent\":\""), agent, TEXT("\",\"client\":\""), span_of(args[9]),
+            TEXT("\",\"protocol\":\""), span_of(args[10]), TEXT("\"}\n")};
+        line = PyErr_Occurred() ? NULL : concatenated(pieces, sizeof pieces / sizeof *pieces);
+    }
+    Py_XDECREF(made[0]);
+    Py_XDECREF(made[1]);
+    return line;
+}
+
 /* --- the module ------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
-    {"setup", setup, METH_VARARGS, "setup(request, response, limits): see http1.py; once, before anything else."},
+    {"setup", setup, METH_VARARGS, "setup(request, response, limits, escaped): see http1.py; once, before anything else."},
     {"parse_request", (PyCFunction)(void (*)(void))parse_request, METH_FASTCALL, "As heads.parse_request."},
     {"parse_response", (PyCFunction)(void (*)(void))parse_response, METH_FASTCALL, "As heads.parse_response."},
     {"unchunk", (PyCFunction)(void (*)(void))unchunk, METH_FASTCALL, "As bodies.unchunk."},
+    {"serialise_request", (PyCFunction)(void (*)(void))serialise_request, METH_FASTCALL, "As heads.serialise_request."},
+    {"access_line", (PyCFunction)(void (*)(void))access_line, METH_FASTCALL, "As accessline.access_line."},
     {NULL, NULL, 0, NULL}};
 
 static int
@@ -774,6 +940,7 @@ execute(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     make_tables();
+    state->stamped = -1;
     state->held = PyList_New(0);
     for (int i = 0; state->held != NULL && i < METHODS; i++) {
         PyObject *name = state->method_names[i] = PyBytes_FromString(methods[i]);
@@ -813,7 +980,7 @@ static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "gateway.core._http1",
-    .m_doc = "The compiled twins of heads.parse_request, heads.parse_response and bodies.unchunk.",
+    .m_doc = "The compiled twins of functions in heads, bodies and accessline.",
     .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = slots,

@@ -44,6 +44,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import announced, without
+from gateway.core.http1 import serialise_request
 from gateway.core.proxies import NO_PROXIES, last_hops, nodes_of
 from gateway.errors import LoopDetected
 
@@ -166,11 +167,7 @@ def request_head(head: RequestHead, host: bytes, additions: Additions, peer: Pee
         about = _about(head, head.others or {}, peer)
     else:
         about = peer.about if head.host == peer.host else peer.lines(head.host or b"")
-    end = b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n"
-    method, target, text = head.method, head.target, additions.text
-    if request_id:
-        text = b"%bx-request-id: %b\r\n" % (text, request_id)
-    return b"".join((method, b" ", target, b" HTTP/1.1\r\nhost: ", host, fields, about, text, end))
+    return serialise_request(head, host, fields, about, additions.text, request_id)
 
 
 def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:

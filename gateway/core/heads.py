@@ -69,6 +69,7 @@ __all__ = [
     "parse_request_slowly",
     "parse_response",
     "parse_response_slowly",
+    "serialise_request",
     "serialise_response",
     "without",
 ]
@@ -760,6 +761,16 @@ def _record(
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def serialise_request(
+    head: RequestHead, host: bytes, fields: bytes, about: bytes, added: bytes, request_id: bytes
+) -> bytes:
+    """The head to send to an endpoint: the method, target and framing of `head` with other fields. `host` comes first,
+    then `fields` (as in RequestHead), `about` and `added` (complete lines), and an X-Request-Id unless that is b""."""
+    text = b"%bx-request-id: %b\r\n" % (added, request_id) if request_id else added
+    end = b"transfer-encoding: chunked\r\n\r\n" if head.chunked else b"\r\n"
+    return b"".join((head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, about, text, end))
 
 
 def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"") -> bytes:

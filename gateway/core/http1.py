@@ -2,11 +2,12 @@
 
 Theory of operation
 -------------------
-This is the name others import; the codec is in two modules by topic, `heads` and `bodies`, both in Python. Three of
-their functions are called for each message and look at each of its bytes: `parse_request`, `parse_response` and
-`unchunk`. They have twins in C (`_http1.c`), which are used where the extension was built: it is optional, for an
-installation needs no compiler. The twins agree on every input, also on what is wrong with it (the same tests and the
-same fuzzer run on both, and one against the other), so which of them is in use shows in the cost of a request only.
+This is the name others import; the codec is in modules by topic, `heads`, `bodies` and `accessline`, all in Python.
+Some of their functions are called for each message and look at each of its bytes (`parse_request`, `parse_response`,
+`unchunk`) or put it together from many pieces (`serialise_request`, `access_line`). They have twins in C (`_http1.c`),
+which are used where the extension was built: it is optional, for an installation needs no compiler. The twins agree on
+every input, also on what is wrong with it (the same tests and the same fuzzer run on both, and one against the other),
+so which of them is in use shows in the cost of a request only.
 `CODEC` names it, and so does the metric `zerogate_gateway_codec`.
 
 ZEROGATE_PURE_PYTHON=1 in the environment has a process use the Python twins, for tests and benchmarks of them.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from gateway.core import bodies, heads
+from gateway.core import accessline, bodies, heads
 from gateway.core.bodies import (
     BodyReader,
     BodySink,
@@ -69,6 +70,7 @@ __all__ = [
     "RequestHead",
     "ResponseHead",
     "UntilCloseReader",
+    "access_line",
     "announce_trailers",
     "head_limits",
     "is_worth_a_look",
@@ -78,6 +80,7 @@ __all__ = [
     "response_body",
     "serialise_chunk",
     "serialise_last_chunk",
+    "serialise_request",
     "serialise_response",
     "without",
 ]
@@ -90,6 +93,8 @@ class Codec(NamedTuple):
     parse_request: ParseRequest
     parse_response: ParseResponse
     unchunk: Unchunk
+    serialise_request: SerialiseRequest
+    access_line: AccessLine
 
 
 class ParseRequest(Protocol):
@@ -98,6 +103,30 @@ class ParseRequest(Protocol):
 
 class ParseResponse(Protocol):
     def __call__(self, data: bytes, start: int = 0, limits: HeadLimits = DEFAULT_LIMITS, /) -> ResponseHead | None: ...
+
+
+class SerialiseRequest(Protocol):
+    def __call__(
+        self, head: RequestHead, host: bytes, fields: bytes, about: bytes, added: bytes, request_id: bytes, /
+    ) -> bytes: ...
+
+
+class AccessLine(Protocol):
+    def __call__(
+        self,
+        when: float,
+        duration: float,
+        head: RequestHead,
+        status: int,
+        sent: int,
+        revision: bytes,
+        endpoint: bytes,
+        flag: str,
+        request_id: bytes,
+        client: bytes,
+        protocol: bytes,
+        /,
+    ) -> bytes: ...
 
 
 def _compiled() -> Codec | None:
@@ -109,11 +138,26 @@ def _compiled() -> Codec | None:
         (RequestHead, heads.REQUEST_FIELDS, heads.check_request, heads.parse_request_slowly),
         (ResponseHead, heads.RESPONSE_FIELDS, heads.check_response, heads.parse_response_slowly),
         DEFAULT_LIMITS,
+        accessline.escaped,
     )
-    return Codec("compiled", _http1.parse_request, _http1.parse_response, _http1.unchunk)
+    return Codec(
+        "compiled",
+        _http1.parse_request,
+        _http1.parse_response,
+        _http1.unchunk,
+        _http1.serialise_request,
+        _http1.access_line,
+    )
 
 
-PYTHON: Final = Codec("python", heads.parse_request, heads.parse_response, bodies.unchunk)
+PYTHON: Final = Codec(
+    "python",
+    heads.parse_request,
+    heads.parse_response,
+    bodies.unchunk,
+    heads.serialise_request,
+    accessline.access_line,
+)
 COMPILED: Final = _compiled()
 """None where the extension was not built."""
 CODEC: Final = PYTHON if COMPILED is None or os.environ.get("ZEROGATE_PURE_PYTHON") == "1" else COMPILED
@@ -121,6 +165,8 @@ CODEC: Final = PYTHON if COMPILED is None or os.environ.get("ZEROGATE_PURE_PYTHO
 
 parse_request: Final = CODEC.parse_request
 parse_response: Final = CODEC.parse_response
+serialise_request: Final = CODEC.serialise_request
+access_line: Final = CODEC.access_line
 
 
 def request_body(head: RequestHead) -> BodyReader | None:

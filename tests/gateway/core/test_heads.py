@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import pytest
@@ -771,3 +771,26 @@ def test_the_twins_read_every_response_alike(message: bytes, start: int, limits:
     for end in range(start, len(message) + 1):
         args = (message[:end], start, limits)
         assert outcome(COMPILED.parse_response, *args) == outcome(PYTHON.parse_response, *args)
+
+
+@pytest.mark.parametrize("lines", [b"", b"Transfer-Encoding: chunked\r\n"])
+@pytest.mark.parametrize("request_id", [b"", b"0af7"])
+def test_a_request_is_put_together(codec: Codec, lines: bytes, request_id: bytes) -> None:
+    """Host first, then the lines in the order given, and framing as the head has it."""
+    head = codec.parse_request(b"PUT /a?b HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n%b\r\n" % lines)
+    assert head is not None
+    written = codec.serialise_request(head, b"y", head.fields, b"about: 1\r\n", b"added: 2\r\n", request_id)
+    identity = b"x-request-id: 0af7\r\n" if request_id else b""
+    framing = b"transfer-encoding: chunked\r\n" if lines else b""
+    assert written == (
+        b"PUT /a?b HTTP/1.1\r\nhost: y\r\nAccept: */*\r\nabout: 1\r\nadded: 2\r\n" + identity + framing + b"\r\n"
+    )
+
+
+def test_a_request_is_put_together_of_bytes(codec: Codec) -> None:
+    """A wrong argument is an error, and nothing worse."""
+    head = codec.parse_request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    values: tuple[Any, ...] = (head, b"", b"", b"", b"", b"")
+    for index in range(len(values)):
+        with pytest.raises((TypeError, AttributeError)):
+            codec.serialise_request(*values[:index], object(), *values[index + 1 :])
