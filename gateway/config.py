@@ -62,8 +62,9 @@ class Limits:
     - `min_body_rate` (408; 0: any): bytes of content per second, averaged over each window of `body_rate_window`.
     - `max_connections` (503): of one worker. `max_connections_per_client` (429; 0: any): of those, from one address.
     - `max_requests_per_connection` (0: any): the last response says `Connection: close`.
-    - `queue_limit`, `worker_queue_limit` (503): requests that wait for one revision, and for all of them; `queue_bytes`
-      (503): their content. `queue_timeout` (504): how long they wait; None is each revision's own time-out.
+    - `queue_limit`, `worker_queue_limit` (503): requests that wait for one revision, and for all of them.
+      `queue_bytes`, `worker_queue_bytes` (503): their heads and contents, likewise.
+      `queue_timeout` (504): how long they wait; None is each revision's own time-out.
     """
 
     max_request_line: int = 8 * 1024
@@ -79,7 +80,8 @@ class Limits:
     max_requests_per_connection: int = 0
     queue_limit: int = 10_000
     worker_queue_limit: int = 20_000
-    queue_bytes: int = 64 * 1024 * 1024
+    queue_bytes: int = 32 * 1024 * 1024
+    worker_queue_bytes: int = 64 * 1024 * 1024
     queue_timeout: float | None = None
 
     def __post_init__(self) -> None:
@@ -108,7 +110,8 @@ _LEAST = {
     "max_requests_per_connection": 0,
     "queue_limit": 1,
     "worker_queue_limit": 1,
-    "queue_bytes": 0,
+    "queue_bytes": 1,
+    "worker_queue_bytes": 1,
     "queue_timeout": 0.001,
 }
 

@@ -9,8 +9,9 @@ connection feeds the request's content, the upstream connection the response, an
 the other side's reading, so a slow peer costs one buffer each way (64 KiB here, the kernel's beyond).
 
 Content that arrives before there is an endpoint waits here, EARLY_LIMIT bytes at most, then the client's connection is
-not read until there is one. All of it in one worker is at most `queue_bytes`; the request that would pass that is
-refused, as one too many in the queue.
+not read until there is one. The heads and contents of those that wait are at most `queue_bytes` for one revision and
+`worker_queue_bytes` for all; the request that would pass that is refused, as one too many in the queue. Content is kept
+in one piece however small the pieces in which it came, so that a byte counted is a byte of memory.
 
 Retries happen only where the request cannot have run, or where running twice is the same as once. The endpoint took no
 connection: `Lease.fail`, another lease, up to MAX_DIALS. An HTTP/2 endpoint said that it did not look at the request:
@@ -77,6 +78,7 @@ __all__ = ["Exchange", "Exchanges", "Load"]
 
 EARLY_LIMIT = 64 * 1024
 REPLAY_LIMIT = 16 * 1024
+REPLAY_PIECES = 256  # an object costs some fifty bytes, however small
 MAX_DIALS = 3
 
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -146,6 +148,7 @@ class Exchanges:
         access_log: AccessLog,
         random: Callable[[], float],
         queue_bytes: int,
+        worker_queue_bytes: int,
         has_certificate: Callable[[bytes], bool],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -161,8 +164,9 @@ class Exchanges:
         self.tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.queue_bytes = queue_bytes
+        self.worker_queue_bytes = worker_queue_bytes
         self.has_certificate = has_certificate
-        self.early_bytes = 0
+        self.waiting_bytes = 0
         self.request_ids = request_ids(random)
         self.cold_starts = ColdStarts()
 
@@ -227,7 +231,6 @@ class Exchange:
         "_dispatched_at",
         "_downstream",
         "_early",
-        "_early_size",
         "_flag",
         "_head",
         "_lease",
@@ -261,7 +264,7 @@ class Exchange:
         self._dispatched_at = inf
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
-        self._early: list[bytes] | None = None
+        self._early: bytearray | None = None
         self._replay: list[bytes] | None = None
         self._request_ended = not (head.chunked or head.content_length)
         self._resent = False
@@ -390,12 +393,16 @@ class Exchange:
     async def _leased(self) -> Lease:
         assert self._served is not None
         traffic, revision, activator = self._served.traffic, self._served.revision.id, self._shared.activator
+        size = len(self._wire_head)
+        if not self._try_hold(size):
+            raise self._queue_full(size)
         is_cold = activator.is_cold(revision)
         traffic.parked += 1
         try:
             lease = await activator.acquire(revision)
         finally:
             traffic.parked -= 1
+            self._let_go(size)
         if is_cold:
             self._cold_start = b""
             self.__class__ = _Awakened
@@ -413,10 +420,10 @@ class Exchange:
         upstream.send(self, self._head, self._wire_head)
         if self._early is not None:
             early, self._early = self._early, None
-            self._shared.early_bytes -= self._early_size
+            self._let_go(len(early))
             self._downstream.resume()  # first, so that an endpoint that takes no more has the last word
-            for piece in early:
-                self.request_body(piece)
+            if early:
+                self.request_body(bytes(early))
             if self._request_ended:
                 upstream.finish(self._trailers)
 
@@ -431,23 +438,43 @@ class Exchange:
             upstream.write(data)
             self._active()
             return
+        if not self._try_hold(len(data)):
+            self.fail(self._queue_full(len(data)))
+            return
         if self._early is None:
-            self._early = []
-            self._early_size = 0
-        self._early.append(data)
-        self._early_size += len(data)
-        shared = self._shared
-        shared.early_bytes += len(data)
-        if shared.early_bytes > shared.queue_bytes:
-            shared.activator.counters.queue_full += 1
-            self.fail(QueueFull("The requests that wait at this gateway worker have as much content as may wait."))
-        elif self._early_size > EARLY_LIMIT:
+            self._early = bytearray()
+        self._early += data
+        if len(self._early) > EARLY_LIMIT:
             self._downstream.wait()
 
     def _forget_early(self) -> None:
         if self._early is not None:
+            self._let_go(len(self._early))
             self._early = None
-            self._shared.early_bytes -= self._early_size
+
+    def _try_hold(self, size: int) -> bool:
+        """Count so many bytes more as waiting here; False, and nothing counted, where that would pass a bound."""
+        assert self._served is not None
+        shared, traffic = self._shared, self._served.traffic
+        worker, revision = shared.waiting_bytes + size, traffic.waiting_bytes + size
+        if worker > shared.worker_queue_bytes or revision > shared.queue_bytes:
+            return False
+        shared.waiting_bytes, traffic.waiting_bytes = worker, revision
+        return True
+
+    def _let_go(self, size: int) -> None:
+        assert self._served is not None
+        self._shared.waiting_bytes -= size
+        self._served.traffic.waiting_bytes -= size
+
+    def _queue_full(self, size: int) -> QueueFull:
+        """Why `_try_hold` said no."""
+        assert self._served is not None
+        shared = self._shared
+        shared.activator.counters.queue_full += 1
+        at_worker = shared.waiting_bytes + size > shared.worker_queue_bytes
+        where = "at this gateway worker" if at_worker else f"for revision {self._served.revision.id}"
+        return QueueFull(f"The requests that wait {where} have as many bytes as may wait.")
 
     def _may_repeat(self, upstream: Upstream | Stream) -> bool:
         """Whether it may come to sending the request again, should it be lost before a response: see the module."""
@@ -457,18 +484,20 @@ class Exchange:
         """Keep content that may have to be sent again."""
         if self._replay is None:
             self._replay, self._replay_size = [], 0
-        shared = self._shared
-        if self._replay_size + len(data) > REPLAY_LIMIT or shared.early_bytes + len(data) > shared.queue_bytes:
+        if self._replay_size > REPLAY_LIMIT:
+            return
+        size = len(data)
+        too_much = self._replay_size + size > REPLAY_LIMIT or len(self._replay) == REPLAY_PIECES
+        if too_much or not self._try_hold(size):
             self._forget_replay()
             self._replay, self._replay_size = [], REPLAY_LIMIT + 1
-        elif self._replay_size <= REPLAY_LIMIT:
+        else:
             self._replay.append(data)
-            self._replay_size += len(data)
-            shared.early_bytes += len(data)
+            self._replay_size += size
 
     def _forget_replay(self) -> None:
         if self._replay:
-            self._shared.early_bytes -= self._replay_size
+            self._let_go(self._replay_size)
         self._replay = None
 
     def request_end(self, trailers: list[bytes]) -> None:
@@ -477,8 +506,7 @@ class Exchange:
         if self._upstream is not None:
             self._upstream.finish(trailers)
         elif self._early is None:
-            self._early = []
-            self._early_size = 0
+            self._early = bytearray()
 
     def pause_request(self) -> None:
         self._downstream.pause()
@@ -567,9 +595,8 @@ class Exchange:
         """Send the request again, on a new connection to the same endpoint: other idle ones may be as dead."""
         self._resent = True
         if self._head.chunked or self._head.content_length:
-            # The pieces change hands, and count on as content that waits here.
-            self._early, self._replay = self._replay or [], None
-            self._early_size = sum(map(len, self._early))
+            # The content changes hands, and counts on as waiting here.
+            self._early, self._replay = bytearray(b"".join(self._replay or ())), None
         self._task = self._shared.loop.create_task(self._redial(), name="exchange-redial")
         self._shared.tasks.add(self._task)
         self._task.add_done_callback(self._shared.tasks.discard)

@@ -39,7 +39,8 @@ _WORDS = {
     "max_requests_per_connection": _Words("N", "The last one's response closes the connection; 0: any."),
     "queue_limit": _Words("N", "Requests of one worker that may wait for one revision (503)."),
     "worker_queue_limit": _Words("N", "Requests of one worker that may wait for any revision (503)."),
-    "queue_bytes": _Words("BYTES", "Content of those that wait (503)."),
+    "queue_bytes": _Words("BYTES", "Heads and contents of those that wait for one revision (503)."),
+    "worker_queue_bytes": _Words("BYTES", "Heads and contents of those that wait for any revision (503)."),
     "queue_timeout": _Words("SECONDS", "How long a request may wait (504); without it, the revision's timeoutSeconds."),
 }
 

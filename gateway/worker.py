@@ -153,6 +153,7 @@ class Worker:
             access_log=self.access_log,
             random=random,
             queue_bytes=config.limits.queue_bytes,
+            worker_queue_bytes=config.limits.worker_queue_bytes,
             has_certificate=_no_certificate if self.certificates is None else self.certificates.covers,
         )
         self.external = self._listener(cluster_local=False)
@@ -285,6 +286,7 @@ class Worker:
             ("tls_handshaking", "gauge", "Connections in their TLS handshake.", traffic.tls_handshaking),
             ("tls_handshakes", "counter", "TLS handshakes that succeeded.", traffic.tls_handshakes),
             ("tls_resumed", "counter", "Those of them that resumed a session.", traffic.tls_resumed),
+            ("waiting_bytes", "gauge", "Bytes of requests that wait for an endpoint.", self.exchanges.waiting_bytes),
             ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
             ("queue_full", "counter", "Requests refused because too many waited.", counters.queue_full),
             ("queue_timeouts", "counter", "Requests that waited too long.", counters.timeouts),

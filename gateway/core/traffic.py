@@ -40,7 +40,7 @@ class Family(NamedTuple):
 class RevisionTraffic:
     """What one worker has seen of one revision."""
 
-    __slots__ = ("buckets", "classes", "in_flight", "labels", "parked", "seconds")
+    __slots__ = ("buckets", "classes", "in_flight", "labels", "parked", "seconds", "waiting_bytes")
 
     def __init__(self, revision: Revision) -> None:
         self.labels = (revision.id.namespace, revision.service, revision.configuration, revision.id.name)
@@ -49,6 +49,7 @@ class RevisionTraffic:
         self.seconds = 0.0
         self.in_flight = 0
         self.parked = 0
+        self.waiting_bytes = 0  # of requests that wait for an endpoint, or may have to be sent again
 
     def observe(self, status: int, seconds: float) -> None:
         """A request ended with `status` (0: the client left first) after `seconds`."""

@@ -15,7 +15,7 @@ from gateway.config import Address, ConfigError, GatewayConfig, Limits, parse_ne
 from gateway.options import limit_arguments
 
 NAMES = [one.name for one in fields(Limits)]
-NONE_ALLOWED = {"max_body", "min_body_rate", "max_connections_per_client", "max_requests_per_connection", "queue_bytes"}
+NONE_ALLOWED = {"max_body", "min_body_rate", "max_connections_per_client", "max_requests_per_connection"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -106,6 +106,7 @@ class Gateway:
             access_log=self.access_log,
             random=random,
             queue_bytes=limits.queue_bytes,
+            worker_queue_bytes=limits.worker_queue_bytes,
             has_certificate=lambda host: self.certificates.covers(host),
         )
         self.certificates = Certificates(None)
@@ -199,8 +200,9 @@ class Gateway:
         """Wait until no request is here, then check that nothing was left behind."""
         await until(lambda: self.exchanges.in_flight == 0 and not self.exchanges.tasks)
         assert self.activator.parked == 0
-        assert self.exchanges.early_bytes == 0
-        assert all(served.traffic.in_flight == 0 for served in self.exchanges.served.values())
+        assert self.exchanges.waiting_bytes == 0
+        for served in self.exchanges.served.values():
+            assert (served.traffic.in_flight, served.traffic.parked, served.traffic.waiting_bytes) == (0, 0, 0)
         assert self.traffic.unexpected_errors == 0
 
     async def left(self, but: int = 0) -> None:
