@@ -32,7 +32,7 @@ from controller.kube.runner import CurrentConfig, Runner
 from controller.reconcile import configuration, ingress, labeler, podautoscaler, revision, route, service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
@@ -75,9 +75,11 @@ class ControlPlane:
         namespace: str = store.NAMESPACE,
         lull: Lull | None = None,
         gathering: float = 0.0,
+        started: Callable[[str], float | None] = lambda _uid: None,
     ) -> None:
         """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps; `lull`
-        is shared with what else works in this loop; `gathering` is the feed's, for gateways that were there before.
+        is shared with what else works in this loop; `gathering` is the feed's, for gateways that were there before;
+        `started` is asked when a pod, by its uid, began to run, where a node agent in this process knows.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
         self._lull = lull or Lull()
@@ -102,7 +104,7 @@ class ControlPlane:
             namespace=namespace,
             registry=self.registry,
         )
-        self._publisher = Publisher(self.runner, self.feed)
+        self._publisher = Publisher(self.runner, self.feed, woken=self.deciders.woken, started=started)
         self.runner.on_change(kinds.POD_AUTOSCALER, self.deciders.on_pod_autoscaler)
         self.runner.on_change(kinds.ENDPOINT_SLICE, self.deciders.on_endpoint_slice)
         self.registry.register(_PlaneMetrics(self))

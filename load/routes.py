@@ -153,7 +153,9 @@ class Controller:
         self.server = FeedServer(
             TOKEN, on_stats=lambda *_: None, on_disconnect=lambda _: None, on_programmed=self._programmed
         )
-        self.publisher = Publisher(cast("Runner", self), self.server)
+        self.publisher = Publisher(
+            cast("Runner", self), self.server, woken=lambda _key: None, started=lambda _uid: None
+        )
         for number in range(services):
             self.observe(kinds.INGRESS, ingress(number, 1))
             self.observe(kinds.REVISION, revision(number))

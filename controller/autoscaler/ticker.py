@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -60,13 +61,14 @@ class DeciderView(NamedTuple):
 
 
 class _Decider:
-    __slots__ = ("decision", "history", "obj", "spec", "state")
+    __slots__ = ("decision", "history", "obj", "spec", "state", "woken")
 
     def __init__(self, obj: JsonObject, spec: DeciderSpec) -> None:
         self.obj = obj
         self.history = History()
         self.spec = spec
         self.state: DeciderState | None = None
+        self.woken: float | None = None
         self.decision = first_decision(spec, 0)
 
 
@@ -96,6 +98,12 @@ class Deciders:
         """The last decision about a PodAutoscaler; None if it is not one of ours."""
         decider = self._deciders.get(key)
         return decider.decision if decider else None
+
+    def woken(self, key: Key) -> float | None:
+        """When it was decided that there be replicas where none were wanted before, on the wall clock; None while none
+        are wanted, and where that is not decided here."""
+        decider = self._deciders.get(key)
+        return decider.woken if decider else None
 
     def ready(self, key: Key) -> int:
         """The revision's ready replicas, by the EndpointSlices of its private Service."""
@@ -226,6 +234,10 @@ class Deciders:
             decider.spec, decider.state, stable=load.stable, panic=load.panic, ready=ready, now=now
         )
         decider.history.decided(decider.spec, decider.decision, now)
+        if decider.decision.desired <= 0:
+            decider.woken = None
+        elif before.desired <= 0:
+            decider.woken = datetime.now(UTC).timestamp()
         if _is_news(before, decider.decision):
             self._enqueue(key)
 

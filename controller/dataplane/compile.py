@@ -7,6 +7,9 @@ its private Service becomes one entry that says how to treat its requests and wh
 and works out what a gateway has to be told: an entry that came out the same is not sent again, and a Revision goes out
 only while a route names it, so that old Revisions cost the gateways nothing.
 
+An endpoint's milestones are no part of what is compared: when a pod was started is told with the next change of its
+revision, and is none by itself.
+
 Each entry is a function of its own inputs alone; a change of one EndpointSlice recompiles one Revision, whatever the
 number of routes. That is what keeps a cold start cheap beside thousands of services.
 """
@@ -26,6 +29,7 @@ from gateway.contract import (
     Certificate,
     CertificateId,
     Endpoint,
+    Milestones,
     Probe,
     Revision,
     RevisionId,
@@ -35,7 +39,7 @@ from gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from controller.apis.meta import JsonObject
     from gateway.contract import Fields
@@ -151,9 +155,20 @@ def revision_id(obj: JsonObject) -> RevisionId:
     return RevisionId(namespace_of(obj), name_of(obj))
 
 
-def revision(obj: JsonObject, slices: Iterable[JsonObject], *, autodetect_http2: bool) -> Revision:
+def no_milestones(_uid: str) -> Milestones:
+    """Where nobody has looked at the pods."""
+    return Milestones()
+
+
+def revision(
+    obj: JsonObject,
+    slices: Iterable[JsonObject],
+    *,
+    autodetect_http2: bool,
+    milestones: Callable[[str], Milestones] = no_milestones,
+) -> Revision:
     """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service. `autodetect_http2`: a port
-    whose name does not say what it speaks is asked."""
+    whose name does not say what it speaks is asked. `milestones` says how a pod, by its uid, came about."""
     view = revisions.parse(obj)
     protocol = "detect" if autodetect_http2 and not view.names_protocol else view.protocol
     own_labels = labels_of(obj)
@@ -167,7 +182,7 @@ def revision(obj: JsonObject, slices: Iterable[JsonObject], *, autodetect_http2:
         idle_timeout=_seconds(view.idle_timeout_seconds),
         protocol=protocol,
         probe=probe(view, protocol),
-        endpoints=endpoints(slices),
+        endpoints=endpoints(slices, milestones),
         failure=failure(view),
         queue_timeout=queue_timeout(obj),
     )
@@ -216,14 +231,16 @@ def probe(view: revisions.Revision, protocol: str) -> Probe | None:
     return Probe(path if path.startswith("/") else f"/{path}", fields, timeout, protocol)
 
 
-def endpoints(slices: Iterable[JsonObject]) -> tuple[Endpoint, ...]:
+def endpoints(
+    slices: Iterable[JsonObject], milestones: Callable[[str], Milestones] = no_milestones
+) -> tuple[Endpoint, ...]:
     """Where the pods listen, sorted; pods that are going away are left out. A pod in two slices, which happens while
     Kubernetes moves it from one to the other, counts once, and as ready if either says so."""
     found: dict[tuple[str, int], Endpoint] = {}
     for piece in slices:
         port = _port(piece)
         for item in piece.get("endpoints") or () if port is not None else ():
-            endpoint = _endpoint(item, port or 0)
+            endpoint = _endpoint(item, port or 0, milestones)
             if endpoint is None:
                 continue
             place = (endpoint.host, endpoint.port)
@@ -232,14 +249,16 @@ def endpoints(slices: Iterable[JsonObject]) -> tuple[Endpoint, ...]:
     return tuple(found[place] for place in sorted(found))
 
 
-def _endpoint(item: JsonObject, port: int) -> Endpoint | None:
+def _endpoint(item: JsonObject, port: int, milestones: Callable[[str], Milestones]) -> Endpoint | None:
     conditions = item.get("conditions") or {}
     addresses = item.get("addresses")
     if not addresses or conditions.get("terminating"):
         return None
-    pod = (item.get("targetRef") or {}).get("name") or addresses[0]
+    target = item.get("targetRef") or {}
+    pod = target.get("name") or addresses[0]
     # An absent `ready` means ready (discovery.k8s.io/v1, EndpointConditions).
-    return Endpoint(addresses[0], port, pod, ready=conditions.get("ready") is not False)
+    ready = conditions.get("ready") is not False
+    return Endpoint(addresses[0], port, pod, ready=ready, milestones=milestones(target.get("uid") or ""))
 
 
 def _port(piece: JsonObject) -> int | None:

@@ -3,6 +3,8 @@
 A change of a KIngress, Revision, EndpointSlice or TLS Secret marks the entry it belongs to; at the end of the same turn
 of the loop the marked entries are compiled and published as one update. That is no delay for one change, and one
 message for a hundred that arrive together. Nothing is published before the caches are filled.
+
+Of pods only their beginnings are noted (`podtimes`); a change of a pod publishes nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from controller.apis import kinds, labels
-from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of
+from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of, uid_of
 from controller.config.features import Gate
 from controller.dataplane import certificates, compile
+from controller.dataplane.podtimes import PodTimes
 from controller.kube.bugs import BugLog
 from controller.reconcile.children.services import private_service_name
-from gateway.contract import CertificateId, RevisionId, RouteId
+from gateway.contract import CertificateId, Milestones, RevisionId, RouteId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from controller.apis.meta import JsonObject
     from controller.dataplane.server import FeedServer
@@ -32,7 +35,7 @@ HTTPS_PORT = 443
 
 log = logging.getLogger(__name__)
 
-KINDS = (kinds.INGRESS, kinds.REVISION, kinds.ENDPOINT_SLICE, kinds.SECRET)
+KINDS = (kinds.INGRESS, kinds.REVISION, kinds.ENDPOINT_SLICE, kinds.SECRET, kinds.POD)
 """What the runner has to cache for the publisher."""
 
 FIELD_SELECTORS = {kinds.SECRET: f"type={certificates.SECRET_TYPE}"}
@@ -42,9 +45,21 @@ FIELD_SELECTORS = {kinds.SECRET: f"type={certificates.SECRET_TYPE}"}
 class Publisher:
     """Make it before the runner runs, `run` it beside it."""
 
-    def __init__(self, runner: Runner, server: FeedServer) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        server: FeedServer,
+        *,
+        woken: Callable[[Key], float | None],
+        started: Callable[[str], float | None],
+    ) -> None:
+        """`woken` says when the autoscaler last decided to scale a revision up from zero, `started` when the node began
+        to run a pod, by its uid, if that is better known than from the pod's status; wall clock, None for unknown."""
         self._runner = runner
         self._server = server
+        self._woken = woken
+        self._node_started = started
+        self._pods = PodTimes()
         self._table = compile.Table()
         self._routes: set[Key] = set()
         self._revisions: set[RevisionId] = set()
@@ -59,6 +74,7 @@ class Publisher:
         runner.on_change(kinds.REVISION, self._revision_changed)
         runner.on_change(kinds.ENDPOINT_SLICE, self._slice_changed)
         runner.on_change(kinds.SECRET, self._secret_changed)
+        runner.on_change(kinds.POD, self._pod_changed)
 
     async def run(self) -> None:
         """Opens the feed when the caches are filled."""
@@ -105,6 +121,12 @@ class Publisher:
         if self._table.certificates.is_claimed(secret):
             self._secrets.add(secret)
             self._schedule()
+
+    def _pod_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        if old is not None and (new is None or uid_of(new) != uid_of(old)):
+            self._pods.forget(old)
+        if new is not None:
+            self._pods.note(new, datetime.now(UTC).timestamp(), is_new=self._open and old is None)
 
     def _schedule(self) -> None:
         if self._open and not self._flush_due:
@@ -166,7 +188,14 @@ class Publisher:
         service = {labels.SERVICE_NAME: private_service_name(revision_id.name)}
         slices = self._runner.cache.list(kinds.ENDPOINT_SLICE, revision_id.namespace, service)
         autodetects = self._runner.config.features.autodetect_http2 is Gate.ENABLED
-        self._table.set_revision(revision_id, compile.revision(revision, slices, autodetect_http2=autodetects))
+        woken = self._woken(key)
+
+        def milestones(uid: str) -> Milestones:
+            seen = self._pods.of(uid)
+            return Milestones(woken, seen.created, self._node_started(uid) or seen.started)
+
+        compiled = compile.revision(revision, slices, autodetect_http2=autodetects, milestones=milestones)
+        self._table.set_revision(revision_id, compiled)
 
     @contextlib.contextmanager
     def _bugs_contained(self, kind: str, name: object) -> Iterator[None]:

@@ -150,7 +150,8 @@ async def _build(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[
     stack.push_async_callback(agent.stop)
 
     token, token_file = _feed_token(data.feed_token)
-    plane = ControlPlane(kube, token, extra=(workloads.DEPLOYMENTS, workloads.SERVICES), lull=lull)
+    extra = (workloads.DEPLOYMENTS, workloads.SERVICES)
+    plane = ControlPlane(kube, token, extra=extra, lull=lull, started=agent.started)
     settings.plane = plane
     plane.runner.on_change(kinds.POD, agent.on_change)
     feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))

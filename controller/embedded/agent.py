@@ -65,6 +65,12 @@ class Agent:
         await self._node.close()
         await self._node.runtime.close()
 
+    def started(self, uid: str) -> float | None:
+        """When the last container of a pod was started, on the wall clock; known sooner than its status is written.
+        None unless all run."""
+        sandbox = self._sandboxes.get(uid)
+        return None if sandbox is None else sandbox.started
+
     def on_change(self, old: JsonObject | None, new: JsonObject | None) -> None:
         """A pod appeared, changed or went (`new` None), as the informer tells it."""
         if old is not None and (new is None or meta.uid_of(old) != meta.uid_of(new)):

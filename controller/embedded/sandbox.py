@@ -163,6 +163,12 @@ class Sandbox:
         self._hastened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = node.spawn(self._run(), f"pod {meta.key_of(pod)}")
 
+    @property
+    def started(self) -> float | None:
+        """When the last of its containers was started, as a wall clock time; None unless all run."""
+        moments = [container.life.started_at for container in self._containers]
+        return None if None in moments else max(moment.timestamp() for moment in moments if moment)
+
     # --- what the informer and the agent tell -------------------------------------------------------------------------
 
     def update(self, pod: JsonObject) -> None:

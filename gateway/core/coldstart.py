@@ -118,9 +118,9 @@ class ColdStarts:
             self._buckets[name][bisect_left(BOUNDS, seconds)] += 1
 
     def family(self) -> Family:
-        """The histogram, with the phases that have occurred."""
+        """The histogram, with every phase from the start, so that the first cold start is a change."""
         samples: dict[tuple[str, ...], tuple[float, ...]] = {
-            (name,): (self._seconds[name], *buckets) for name, buckets in self._buckets.items() if any(buckets)
+            (name,): (self._seconds[name], *buckets) for name, buckets in self._buckets.items()
         }
         return Family(
             "zerogate_gateway_cold_start_duration_seconds",

@@ -264,7 +264,8 @@ async def test_a_new_revision_takes_over_and_traffic_splits(world):
 
 
 async def test_a_poke_wakes_a_revision_at_zero(world):
-    """No replica until the first request is reported; then a pod, and its endpoint at the gateway."""
+    """No replica until the first request is reported; then a pod, and its endpoint at the gateway, which says when that
+    was decided and done."""
     zero = {"autoscaling.knative.dev/initial-scale": "0"}
     await world.kube.create(kinds.SERVICE, service(annotations=zero))
     await world.ready(kinds.SERVICE, HELLO)
@@ -273,8 +274,12 @@ async def test_a_poke_wakes_a_revision_at_zero(world):
     assert world.snapshot.revisions[revision].endpoints == ()
     assert (await world.kube.list(kinds.POD, "default"))["items"] == []
 
+    before = datetime.now(UTC).timestamp()
     await world.poke(revision)
     await world.routed(lambda s: s.revisions[revision].endpoints)
+    (endpoint,) = world.snapshot.revisions[revision].endpoints
+    decided, created, _ = endpoint.milestones
+    assert before <= decided <= created <= datetime.now(UTC).timestamp()
     assert len((await world.kube.list(kinds.POD, "default"))["items"]) == 1
 
 

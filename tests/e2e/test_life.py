@@ -7,10 +7,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.e2e.harness import wait_for
 
 if TYPE_CHECKING:
-    from tests.e2e.harness import Platform
+    from tests.e2e.harness import Answer, Platform
 
 QUICK = {"window": "6s"}
 
@@ -25,6 +27,25 @@ def quick_scale_to_zero(platform: Platform) -> None:
 
 def pods(platform: Platform) -> list[str]:
     return [pod["metadata"]["name"] for pod in platform.get("pods")]
+
+
+def cold_starts(platform: Platform) -> float:
+    """Requests that waited for one and were sent."""
+    name = 'zerogate_gateway_cold_start_duration_seconds_count{phase="dispatch"}'
+    return sum(float(line.split()[-1]) for line in platform.metrics().splitlines() if line.startswith(name))
+
+
+def assert_tells_where_the_time_went(answer: Answer) -> None:
+    """The phases in their order, and the whole that they are the parts of. When the process was started is known to
+    the gateway only if the node was quicker with that than the controllers with its endpoint."""
+    parts = dict(part.split(";dur=") for part in answer.fields["server-timing"].split(", "))
+    assert list(parts) in (
+        ["decide", "create", "start", "ready", "dispatch"],
+        ["decide", "create", "ready", "dispatch"],
+    )
+    times = {name: float(text) for name, text in parts.items()}
+    assert sum(times.values()) == pytest.approx(float(answer.fields["x-zerogate-cold-start"]))
+    assert min(times["create"], times["ready"]) > 0
 
 
 def test_a_service_from_yaml_to_zero_and_back(platform: Platform) -> None:
@@ -66,8 +87,14 @@ def test_a_service_from_yaml_to_zero_and_back(platform: Platform) -> None:
     assert platform.get("rev", "hello-00001")["status"]["conditions"], "a revision at zero is still there"
     platform.kubectl("wait", "ksvc/hello", "--for=condition=Ready", "--timeout=5s")
 
+    before = cold_starts(platform)
     answer = platform.ask("hello")
     assert (answer.status, answer.text) == (200, "one"), "the request that wakes a revision is answered"
+    assert_tells_where_the_time_went(answer)
+    assert cold_starts(platform) == before + 1
+    warm = platform.ask("hello")
+    assert "x-zerogate-cold-start" not in warm.fields, "only who waited is told"
+    assert "server-timing" not in warm.fields
 
     platform.kubectl("delete", "ksvc", "hello", "--wait=false")
     kinds = "ksvc,rt,cfg,rev,kpa,king,deploy,pods,svc,endpointslices"

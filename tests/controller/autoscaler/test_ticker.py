@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -57,6 +58,26 @@ def test_a_poke_is_decided_in_the_same_call(bench: Bench, make_pod_autoscaler) -
     assert (bench.desired, bench.enqueued) == (1, [KEY])
     bench.deciders.tick()
     assert bench.desired > 1
+
+
+def test_a_revision_was_woken_when_replicas_were_wanted_again(bench: Bench, make_pod_autoscaler, make_slice) -> None:
+    """The moment of that decision, whatever is decided afterwards, until none are wanted."""
+    bench.deciders.on_pod_autoscaler(None, make_pod_autoscaler())
+    bench.deciders.tick()
+    assert bench.deciders.woken(KEY) is None
+    before = datetime.now(UTC).timestamp()
+    bench.report(1.0)
+    woken = bench.deciders.woken(KEY)
+    assert woken is not None
+    assert before <= woken <= datetime.now(UTC).timestamp()
+    bench.deciders.on_endpoint_slice(None, make_slice(True))
+    bench.seconds(20, 500.0)
+    assert bench.desired > 1
+    assert bench.deciders.woken(KEY) == woken
+    bench.seconds(90)
+    assert bench.desired == 0
+    assert bench.deciders.woken(KEY) is None
+    assert bench.deciders.woken(Key("default", "nobody")) is None
 
 
 def test_nothing_is_decided_before_the_first_tick(bench: Bench, make_pod_autoscaler, make_slice) -> None:

@@ -8,6 +8,7 @@ from controller.dataplane.certificates import Claim
 from gateway.contract import (
     CertificateId,
     Endpoint,
+    Milestones,
     Probe,
     RevisionId,
     RouteId,
@@ -355,3 +356,26 @@ def test_the_deltas_add_up_to_the_whole(steps):
     named = {split.revision for value in routes.values() for rule in value for split in rule.splits}
     assert dict(snapshot.routes) == routes
     assert dict(snapshot.revisions) == {key: value for key, value in known.items() if value and key in named}
+
+
+def test_milestones_come_with_a_change_and_are_none():
+    """An endpoint says how its pod came about; that alone is nothing to tell the gateways."""
+
+    def told(created, *slices):
+        return compile.revision(
+            revision(),
+            slices,
+            autodetect_http2=False,
+            milestones=lambda uid: Milestones(1.0, created, None) if uid == "uid-p" else Milestones(),
+        )
+
+    item = pod("p", ready=False)
+    item["targetRef"]["uid"] = "uid-p"
+    table = compile.Table()
+    table.set_route(ROUTE, rules("rev"))
+    table.set_revision(REVISION, told(2.0, piece(1, item, pod("q", address="10.0.0.1"))))
+    first, second = table.drain().revisions[REVISION].endpoints
+    assert (first.pod, first.milestones) == ("q", Milestones())
+    assert (second.pod, second.milestones) == ("p", Milestones(1.0, 2.0))
+    table.set_revision(REVISION, told(3.0, piece(1, item, pod("q", address="10.0.0.1"))))
+    assert not table.drain()

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -383,15 +384,20 @@ async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
 
 
 async def test_a_pod_made_with_a_port_listens_there_and_its_status_may_wait(world):
-    """The port that its endpoint may name already is the one its process gets."""
+    """The port that its endpoint may name already is the one its process gets. When it runs is known before its status
+    is."""
     port = PortAllocator(offset=os.getpid() * 103).propose()
     container = {"name": "c", "image": "i", **python(SERVER, ports=[{"containerPort": 8080}])}
     metadata = {"name": "p", "namespace": "default", "annotations": {podphase.HOST_PORTS: f'{{"8080": {port}}}'}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    before = datetime.now(UTC).timestamp()
     await world.kube.create(kinds.POD, pod)
     told = await world.pod(Key("default", "p"), ready)
     assert podphase.host_ports(told) == {8080: port}
     assert f"PORT={port}".encode() in environment(pid_of(told))
+    started = world.agent.started(meta.uid_of(told))
+    assert before <= started <= datetime.now(UTC).timestamp()
+    assert world.agent.started("nobody") is None
 
 
 async def test_a_restart_starts_everything_anew_and_counts_it(world):
