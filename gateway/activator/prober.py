@@ -8,7 +8,10 @@ from 200 to 399 where the revision has an HTTP probe, or a gRPC health check tha
 protocol that the requests will come in; where that is yet to be found out, in HTTP/1.1 and HTTP/2 by turns. The first
 attempt is made at once, then:
 
-- every 10 ms for 3 s;
+- where the connect is refused at once (a process of this machine that does not listen yet), every millisecond at
+  first, and later after a fiftieth of the wait so far, so that the probing adds 1 % to a start. Half of a fixed 10 ms
+  was a fifth of the platform's share of a cold start;
+- else every 10 ms for 3 s;
 - every 100 ms up to 10 s;
 - every second from then on, for as long as the endpoint exists. A process that crashes at start costs next to nothing.
 
@@ -48,6 +51,7 @@ PER_TURN = 50
 
 _FAST_UNTIL, _MEDIUM_UNTIL = 3.0, 10.0
 _FAST, _MEDIUM, _SLOW, _PER_PROBED = 0.010, 0.100, 1.0, 0.00025
+_REFUSED_FIRST, _REFUSED_SHARE = 0.001, 0.02
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 _STATUS_LINE_LIMIT = 8192
@@ -55,9 +59,12 @@ _READ_SIZE = 65536
 _USER_AGENT = "kube-probe/zerogate"  # applications know the prefix and keep such requests out of their logs
 
 
-def interval(age: float, probed: int) -> float:
-    """Seconds to the next attempt for an endpoint probed for `age` seconds, one of `probed` endpoints."""
+def interval(age: float, probed: int, *, refused: bool) -> float:
+    """Seconds to the next attempt for an endpoint probed for `age` seconds, one of `probed` endpoints. `refused`: the
+    last attempt was no more than a system call."""
     wanted = _FAST if age < _FAST_UNTIL else _MEDIUM if age < _MEDIUM_UNTIL else _SLOW
+    if refused:
+        wanted = min(wanted, max(_REFUSED_FIRST, age * _REFUSED_SHARE))
     return max(wanted, probed * _PER_PROBED)
 
 
@@ -146,7 +153,7 @@ class Prober:
         try:
             sock, connected = _dial(target.endpoint)
         except OSError:
-            self._failed(key, target)
+            self._failed(key, target, refused=True)
             return
         if connected and _is_connect(target.probe):
             sock.close()
@@ -176,7 +183,7 @@ class Prober:
         if passes:
             self._passed(key, target)
         else:
-            self._failed(key, target)
+            self._failed(key, target, refused=False)
 
     async def _writable(self, sock: socket.socket) -> None:
         """Wait for the end of a connect in progress; OSError if it failed."""
@@ -232,12 +239,9 @@ class Prober:
         del self._targets[key]
         target.passed()
 
-    def _failed(self, key: Hashable, target: _Target) -> None:
+    def _failed(self, key: Hashable, target: _Target, *, refused: bool) -> None:
         self.failures += 1
-        self._again(key, target)
-
-    def _again(self, key: Hashable, target: _Target) -> None:
-        delay = interval(self._loop.time() - target.since, len(self._targets))
+        delay = interval(self._loop.time() - target.since, len(self._targets), refused=refused)
         target.timer = self._loop.call_later(delay, self._fall_due, key, target)
 
 

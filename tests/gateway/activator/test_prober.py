@@ -29,20 +29,28 @@ async def prober() -> AsyncIterator[Prober]:
 
 
 @pytest.mark.parametrize(
-    ("age", "probed", "expected"),
+    ("age", "probed", "refused", "expected"),
     [
-        (0.0, 1, 0.010),
-        (2.9, 40, 0.010),
-        (0.0, 60, 0.015),
-        (0.0, 1000, 0.25),
-        (3.0, 1, 0.1),
-        (10.0, 1, 1.0),
-        (10.0, 8000, 2),
+        (0.0, 1, False, 0.010),
+        (2.9, 40, False, 0.010),
+        (0.0, 60, False, 0.015),
+        (0.0, 1000, False, 0.25),
+        (3.0, 1, False, 0.1),
+        (10.0, 1, False, 1.0),
+        (10.0, 8000, False, 2),
+        (0.0, 1, True, 0.001),
+        (0.05, 1, True, 0.001),
+        (0.2, 1, True, 0.004),
+        (2.9, 1, True, 0.010),
+        (3.0, 1, True, 0.060),
+        (60.0, 1, True, 1.0),
+        (0.0, 100, True, 0.025),
     ],
 )
-def test_interval(age: float, probed: int, expected: float) -> None:
-    """10 ms, 100 ms after 3 s, 1 s after 10 s; and 0.25 ms for each endpoint that is probed, at least."""
-    assert interval(age, probed) == expected
+def test_interval(age: float, probed: int, refused: bool, expected: float) -> None:
+    """10 ms, 100 ms after 3 s, 1 s after 10 s; a fiftieth of the age, and a millisecond at least, where a refusal cost
+    nothing; and 0.25 ms for each endpoint that is probed, at least."""
+    assert interval(age, probed, refused=refused) == pytest.approx(expected)
 
 
 async def test_tcp_probe_passes_when_something_listens(prober: Prober, upstream) -> None:
