@@ -57,7 +57,8 @@ def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controlle
 
 
 LATE_STATUS = (kinds.DEPLOYMENT, kinds.POD_AUTOSCALER, kinds.REVISION)
-"""Kinds that are busy during a cold start and whose status no request waits for."""
+"""Kinds that are busy during a cold start and whose status no request waits for, in the order in which their statuses
+are made from each other's."""
 
 COLD_PATH = (kinds.POD_AUTOSCALER, kinds.DEPLOYMENT, kinds.CORE_SERVICE)
 """Kinds of which the plans scale a revision up, make its pods and tell where they listen."""
@@ -82,7 +83,7 @@ class ControlPlane:
         `started` is asked when a pod, by its uid, began to run, where a node agent in this process knows.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
-        self._lull = lull or Lull()
+        self._lull = Lull() if lull is None else lull
         self.registry = CollectorRegistry()
         self.deciders = Deciders(config=lambda: config.value, enqueue=self._decided)
         self.feed = FeedServer(

@@ -81,6 +81,23 @@ def parse(obj: JsonObject) -> Revision:
     )
 
 
+def is_scaling(old: JsonObject, new: JsonObject) -> bool:
+    """Whether a Revision's change tells of nothing but its scale, as the start and the end of its pods do."""
+    return _unscaled(old) == _unscaled(new)
+
+
+def _unscaled(obj: JsonObject) -> tuple[JsonObject, JsonObject, JsonObject, list[JsonObject]]:
+    status: JsonObject = obj.get("status") or {}
+    return (
+        {field: value for field, value in obj["metadata"].items() if field not in _WRITTEN_EACH_TIME},
+        obj["spec"],
+        {field: value for field, value in status.items() if field not in _SCALE_FIELDS},
+        [condition for condition in status.get("conditions") or () if condition["type"] != ACTIVE],
+    )
+
+
+_WRITTEN_EACH_TIME = {"resourceVersion", "managedFields"}
+_SCALE_FIELDS = {"actualReplicas", "desiredReplicas", "conditions"}
 _OWN_FIELDS = {"containerConcurrency", "timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds"}
 
 

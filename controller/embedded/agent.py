@@ -40,7 +40,7 @@ class Agent:
         images: command.Images,
         lull: Lull | None = None,
     ) -> None:
-        self._node = Node(kube, runtime, logs, ports, images, lull or Lull())
+        self._node = Node(kube, runtime, logs, ports, images, Lull() if lull is None else lull)
         self._sandboxes: dict[str, Sandbox] = {}
         self._stopping = False
 

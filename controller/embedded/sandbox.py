@@ -6,8 +6,8 @@ Decisions are `podphase`'s; here they are carried out. A sandbox's task sleeps u
 On the way from a created pod to traffic nothing waits: the task starts the processes. The status (Running, podIP) is
 written by a PATCH, and changes are coalesced: while one is on its way, whatever happens goes into the next. What no
 request waits for is written in a lull (see `kube.lull`): Events, that a pod runs where its endpoint is known without
-that, and that it is ready where the gateway finds that out by itself. There is no lull while pods start, for half a
-second each.
+that, and that it is ready where the gateway finds that out by itself, which is told together if it is so soon. For half
+a second a container that fails its probes counts as starting.
 
 Ports: the first port a container declares is replaced by one of this machine, passed in `PORT` and recorded in the
 annotation `zerogate.dev/host-ports`; further declared ports are the process's own to listen on, unchanged. A new pod
@@ -31,7 +31,7 @@ import binascii
 import logging
 import os
 import signal
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ from controller.embedded.ports import NoPort
 from controller.embedded.runtimes import Completed, Exit, Launch, Process, RuntimeGone, StartError, command
 from controller.kube.errors import Conflict, Invalid, KubeError, NotFound
 from controller.kube.events import Recorder
+from controller.kube.lull import STARTED
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ class Node:
         self.starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self.inherited = {name: os.environ[name] for name in command.INHERITED if name in os.environ}
         self.lull = lull
-        self.starting: set[_Container] = set()
-        """Those that failed a probe and are younger than `_STARTING`."""
         self._recorder = Recorder(kube, COMPONENT, lambda: datetime.now(UTC), lull)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -234,7 +233,7 @@ class Sandbox:
         known = podphase.address(self.pod) and self._host_ports.items() <= podphase.host_ports(self.pod).items()
         lives = [container.life for container in self._containers]
         if known and all(life.running and not life.restarts for life in lives):
-            self._node.lull.after(("status", meta.uid_of(self.pod)), self.publish)
+            self._node.lull.after(("status", meta.uid_of(self.pod)), self.publish, STARTED)
         else:
             self.publish()
 
@@ -363,7 +362,6 @@ class Sandbox:
         for prober in container.probers:
             prober.cancel()
         container.probers = []
-        self._node.starting.discard(container)
         container.process = None
         message = ""
         if container.log is not None:
@@ -390,10 +388,16 @@ class Sandbox:
     # --- probes -------------------------------------------------------------------------------------------------------
 
     async def _probe(self, container: _Container, probe: Probe) -> None:
+        with ExitStack() as starting:
+            await self._probe_on(container, probe, starting)
+
+    async def _probe_on(self, container: _Container, probe: Probe, starting: ExitStack) -> None:
+        """`starting` is left when the container has started, or took too long."""
         loop = asyncio.get_running_loop()
+        lull = self._node.lull
         began = loop.time()
         tally = podphase.Tally()
-        reported, count_next, passed_once = began, 0.0, False
+        reported, count_next, passed_once, failed_once = began, 0.0, False, False
         await asyncio.sleep(probe.initial_delay)
         while True:
             if probe.kind != "startup" and not container.life.startup_passed:
@@ -403,10 +407,10 @@ class Sandbox:
             now = loop.time()
             passed_once = passed_once or result.passed
             if passed_once or now - began >= _STARTING:
-                self._node.starting.discard(container)
-            else:
-                self._node.starting.add(container)
-                self._node.lull.busy()
+                starting.close()
+            elif not failed_once:
+                starting.enter_context(lull.starting())
+            failed_once = failed_once or not result.passed
             before = tally
             if result.passed or now >= count_next:
                 # Probing more often than the period must not use up the failure threshold sooner.
@@ -417,8 +421,8 @@ class Sandbox:
                 self._event("Unhealthy", text, warning=True)
             if self._judge(container, probe, before, tally, result.message, now - began):
                 return
-            starting = len(self._node.starting)
-            await asyncio.sleep(podphase.probe_interval(probe, now - began, passed=passed_once, starting=starting))
+            pause = podphase.probe_interval(probe, now - began, passed=passed_once, starting=lull.starting_now)
+            await asyncio.sleep(pause)
 
     def _judge(
         self, container: _Container, probe: Probe, before: Tally, tally: Tally, message: str, age: float

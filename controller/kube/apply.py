@@ -9,7 +9,8 @@ written even then, so that what a person sees does not stop at the first obstacl
 those say that the plan was made from an old picture, and so is the status.
 
 A deletion of what is already gone has succeeded. The answers to writes are handed to `offer`, which is how the caches
-know of them before the watch does.
+know of them before the watch does; the answer to the status goes to `offer_status`, because who wrote it has nothing to
+look at again (a plan is a fixed point), where a child that was made may bring the next step.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def is_stale(error: KubeError) -> bool:
     return isinstance(error, Conflict | NotFound)
 
 
-async def apply(kube: Kube, kind: Kind, subject: JsonObject, plan: Plan, cache: Cache, offer: Offer) -> int:
+async def apply(
+    kube: Kube, kind: Kind, subject: JsonObject, plan: Plan, cache: Cache, offer: Offer, offer_status: Offer
+) -> int:
     """Makes the plan for `subject` (of `kind`, as it was observed) true; returns the number of requests.
     Raises the first KubeError."""
     requests, failures = 0, []
@@ -58,7 +61,7 @@ async def apply(kube: Kube, kind: Kind, subject: JsonObject, plan: Plan, cache: 
     if _status_changes(subject, plan) and not any(is_stale(error) for error in failures):
         requests += 1
         try:
-            offer(kind, await kube.update(kind, {**subject, "status": plan.status}, subresource="status"))
+            offer_status(kind, await kube.update(kind, {**subject, "status": plan.status}, subresource="status"))
         except KubeError as error:
             failures.append(error)
     if failures:

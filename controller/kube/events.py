@@ -5,7 +5,7 @@ Theory of operation
 The same thing happening again is one Event with a growing `count` (what client-go's EventCorrelator does for identical
 events), and one object can't flood the API: each has a bucket of 25 events that refills by one every five minutes
 (client-go's spam filter). Writing is apart from reconciling: `Recorder` holds a bounded queue, whose oldest entry is
-dropped when it is full, and one task writes, a few in each lull (see `lull`), so that people's hints don't compete with
+dropped when it is full, and one task writes, one in each lull (see `lull`), so that people's hints don't compete with
 the work they are about. An Event that can't be written is dropped after one try; it is a hint to people, never state.
 
 `Correlator` is pure; it remembers the last 4096 distinct events.
@@ -39,8 +39,6 @@ REMEMBERED = 4096
 BURST = 25
 REFILL_SECONDS = 300.0
 QUEUE_LIMIT = 1000
-EVENTS_PER_LULL = 4
-"""Milliseconds of the API server's time; a request that comes in between waits no longer than that."""
 
 MESSAGE_LIMIT = 1024
 """Characters; Kubernetes refuses longer ones."""
@@ -147,10 +145,9 @@ class Recorder:
             self._filled.clear()
             while self._queue:
                 await self._lull.wait()
-                for _ in range(min(EVENTS_PER_LULL, len(self._queue))):
-                    write = self._correlator.correlate(*self._queue.popleft(), self._clock())
-                    if write is not None:
-                        await self._write(write)
+                write = self._correlator.correlate(*self._queue.popleft(), self._clock())
+                if write is not None:
+                    await self._write(write)
 
     async def _write(self, write: EventWrite) -> None:
         try:

@@ -33,6 +33,7 @@ from controller.apis.meta import (
     name_of,
     namespace_of,
 )
+from controller.apis.revision import is_scaling
 from controller.reconcile import drift
 from controller.reconcile.children.revision import revision as new_revision
 from controller.reconcile.children.revision import revision_name
@@ -211,4 +212,5 @@ CONTROLLER: Controller[ObservedConfiguration] = Controller(
     observe=observe,
     reconcile=reconcile,
     watches={kinds.REVISION: _of_revision},
+    ignores={kinds.REVISION: is_scaling},
 )

@@ -23,6 +23,7 @@ from controller.apis.meta import (
     labels_of,
     name_of,
 )
+from controller.apis.revision import is_scaling
 from controller.apis.route import Route, parse
 from controller.reconcile.children.configuration import routes_of
 from controller.reconcile.plan import Cache, Controller, Patch, Plan
@@ -167,4 +168,5 @@ CONTROLLER: Controller[ObservedReferences] = Controller(
     observe=observe,
     reconcile=reconcile,
     watches={kinds.CONFIGURATION: _of_configuration, kinds.REVISION: _of_revision},
+    ignores={kinds.REVISION: is_scaling},
 )

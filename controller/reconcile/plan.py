@@ -93,12 +93,14 @@ Mapper = Callable[[JsonObject, Cache], Iterable[Key]]
 @dataclass(frozen=True, slots=True)
 class Controller(Generic[Observed]):
     """One kind's control loop. `observe` returns None when the object is gone. `watches` maps other kinds' objects to
-    keys of `kind`; the controller's own kind is watched always."""
+    keys of `kind`; the controller's own kind is watched always. `ignores` says of a change of a watched kind, from an
+    old state to a new one, that it makes no difference here."""
 
     kind: Kind
     observe: Callable[[Cache, Key], Observed | None]
     reconcile: Callable[[Observed, Config, datetime], Plan]
     watches: Mapping[Kind, Mapper] = field(default_factory=dict)
+    ignores: Mapping[Kind, Callable[[JsonObject, JsonObject], bool]] = field(default_factory=dict)
 
 
 def owner_key(kind: Kind) -> Mapper:

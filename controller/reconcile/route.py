@@ -32,6 +32,7 @@ from controller.apis.meta import (
     uid_of,
 )
 from controller.apis.references import configuration_reference, revision_reference
+from controller.apis.revision import is_scaling
 from controller.apis.route import (
     ALL_TRAFFIC_ASSIGNED,
     CERTIFICATE_PROVISIONED,
@@ -333,4 +334,5 @@ CONTROLLER: Controller[ObservedRoute] = Controller(
         kinds.INGRESS: _owned,
         kinds.CORE_SERVICE: _owned,
     },
+    ignores={kinds.REVISION: is_scaling},
 )

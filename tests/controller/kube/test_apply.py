@@ -57,7 +57,7 @@ async def run(plan, kube=None):
     cache.kinds[kinds.DEPLOYMENT].replace([deployment("d")], "5")
     error = None
     try:
-        await apply(kube, kinds.REVISION, SUBJECT, plan, cache, lambda kind, obj: offered.append(obj))
+        await apply(kube, kinds.REVISION, SUBJECT, plan, cache, *[lambda kind, obj: offered.append(obj)] * 2)
     except KubeError as raised:
         error = raised
     return kube.calls, offered, error

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from controller.apis import kinds
 from controller.apis.meta import Key, controller_ref, name_of
 from controller.kube.client import KubeClient
+from controller.kube.lull import Lull
 from controller.kube.runner import Runner
 from controller.reconcile.plan import Controller, Event, Plan, owner_key
 from tests.polling import until
@@ -33,6 +34,7 @@ class Parent:
         self.reconciled = Counter()
         self.plan = None
         self.configs = []
+        self.ignores = {}
 
     def observe(self, cache, key):
         subject = cache.get(kinds.SERVICE, key)
@@ -57,7 +59,7 @@ class Parent:
 
     def controller(self):
         watches = {kinds.CONFIGURATION: owner_key(kinds.SERVICE)}
-        return Controller(kinds.SERVICE, self.observe, self.reconcile, watches)
+        return Controller(kinds.SERVICE, self.observe, self.reconcile, watches, self.ignores)
 
 
 @pytest.fixture
@@ -66,9 +68,9 @@ async def running(mini):
     _, url = mini
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(parent, before=lambda runner: None, registry=None, late_status=()):
+        async def start(parent, before=lambda runner: None, registry=None, late_status=(), lull=None):
             kube = await stack.enter_async_context(KubeClient.from_token(url))
-            runner = Runner(kube, [parent.controller()], registry=registry, late_status=late_status)
+            runner = Runner(kube, [parent.controller()], registry=registry, late_status=late_status, lull=lull)
             before(runner)
             task = asyncio.ensure_future(runner.run())
 
@@ -328,3 +330,53 @@ async def test_a_late_status_that_is_refused_backs_off(mini, running):
     await api.put(SERVICES, service())
     [loop] = runner._loops
     await until(lambda: loop.queue._queue._failures.get(Key("ns", "s"), 0) >= 5)
+
+
+async def test_the_lull_is_that_of_others_in_the_loop(mini, running):
+    """What the node agent has under way keeps the runner's late statuses waiting."""
+    api, _ = mini
+    parent, lull = Parent(), Lull()
+    parent.plan = lambda _: Plan(status={"told": True})
+    with lull.urgent():
+        await running(parent, late_status=[kinds.SERVICE], lull=lull)
+        await api.put(SERVICES, service())
+        await until(lambda: len(lull))
+    await until(lambda: (api.named("s", "services") or {}).get("status") == {"told": True})
+
+
+async def test_its_own_status_is_no_reason_to_look_again(mini, running):
+    """One reconcile writes the status and that is all; what somebody else writes there is looked at."""
+    api, _ = mini
+    parent = Parent()
+    parent.plan = lambda subject: Plan(status={"told": True})
+    runner = await running(parent)
+    await api.put(SERVICES, service())
+    await until(lambda: (api.named("s", "services") or {}).get("status") == {"told": True})
+    await settled(api, runner)
+    assert parent.reconciled["s"] == 1
+    await api.put(SERVICES, {**api.named("s", "services"), "status": {"told": False}})
+    await until(lambda: api.named("s", "services")["status"] == {"told": True})
+    assert parent.reconciled["s"] == 2
+
+
+async def test_changes_that_a_controller_ignores_do_not_wake_it(mini, running):
+    """Where it says of a child's change that it makes no difference; a creation and a deletion always do."""
+    api, _ = mini
+    parent = Parent()
+    parent.plan = lambda _: Plan()
+    parent.ignores = {kinds.CONFIGURATION: lambda old, new: old["spec"] == new["spec"]}
+    runner = await running(parent)
+    await api.put(SERVICES, service())
+    await until(lambda: parent.reconciled["s"] == 1)
+    owner = controller_ref(api.named("s", "services"))
+    metadata = {"namespace": "ns", "name": "s", "ownerReferences": [owner]}
+    child = {"apiVersion": "serving.knative.dev/v1", "kind": "Configuration", "metadata": metadata, "spec": {"a": 1}}
+    await api.put(CONFIGURATIONS, child)
+    await until(lambda: parent.reconciled["s"] == 2)
+    await api.put(CONFIGURATIONS, {**api.named("s", "configurations"), "status": {"ready": True}})
+    await settled(api, runner)
+    await api.put(CONFIGURATIONS, {**api.named("s", "configurations"), "spec": {"a": 2}})
+    await until(lambda: parent.reconciled["s"] == 3)
+    await settled(api, runner)
+    await api.remove(CONFIGURATIONS, "s")
+    await until(lambda: parent.reconciled["s"] == 4)
