@@ -136,6 +136,8 @@ class Activator:
         self._on_stranded = on_stranded
         self.shrinking: set[RevisionId] = set()
         self._units: dict[RevisionId, _Unit] = {}
+        # Removed with requests in flight: these count, should the revision come back while they run.
+        self._removed: dict[RevisionId, _Unit] = {}
         self._queue_limit = queue_limit
         self._worker_queue_limit = worker_queue_limit
         self._queue_timeout = queue_timeout
@@ -259,7 +261,8 @@ class Activator:
         unit = self._units.get(revision.id)
         if unit is None:
             on_drained = partial(self._on_in_flight, revision.id)
-            unit = self._units[revision.id] = _Unit(revision, self._queue_limit, on_drained)
+            unit = self._removed.pop(revision.id, None) or _Unit(revision, self._queue_limit, on_drained)
+            self._units[revision.id] = unit
         unit.revision = revision
         unit.leases = {}
         throttler = unit.throttler
@@ -319,6 +322,8 @@ class Activator:
             self._prober.stop(place)
         unit.throttler.update((), unit.revision.container_concurrency)
         _turn_away(unit.throttler.clear(), _no_revision(key))
+        self._removed[key] = unit
+        self._removed = {key: unit for key, unit in self._removed.items() if unit.throttler.in_flight}
 
 
 def _turn_away(waiters: Iterable[_Waiter], error: GatewayError) -> None:

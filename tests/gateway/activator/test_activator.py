@@ -122,6 +122,19 @@ async def test_a_removed_revision_fails_its_waiters(world: World) -> None:
             await task
 
 
+async def test_a_revision_that_comes_back_is_not_overfilled(world: World, ready: Endpoint) -> None:
+    """Its requests from before it was removed go on, and count."""
+    world.set(ready, limit=1)
+    lease = await asyncio.wait_for(world.activator.acquire(ID), 5)
+    world.give({ID: None})
+    world.set(ready, limit=1)
+    [task] = await world.asked(1)
+    await until(lambda: world.activator._units[ID].throttler.places[0].is_open)
+    assert not task.done()
+    lease.release()
+    (await asyncio.wait_for(task, 5)).release()
+
+
 async def test_nobody_waits_for_pods_that_cannot_start(world: World, ready: Endpoint) -> None:
     """Who waits is told why, at once, and who comes later too; as soon as the controller has hope again, they wait."""
     world.set()
