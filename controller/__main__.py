@@ -86,7 +86,7 @@ async def _run(options: ControllerOptions) -> None:
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await _kube(options))
         plane = ControlPlane(kube, token, namespace=options.namespace, gathering=GATHERING)
-        app = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
+        app = admin_app(plane.registry, plane.ready.is_set, plane.account)
         await stack.enter_async_context(_listening(app, options.admin_listen, "--admin-listen"))
 
         async def work() -> None:

@@ -7,6 +7,7 @@ Both composition roots build a `ControlPlane` over a `Kube`: the cluster's (`con
 gateways ── Stats ──► FeedServer ──► Deciders ── key ──► Runner ── plans ──► Kube
 gateways ◄─ Update ── FeedServer ◄── Publisher ◄── changes ── Runner ◄── watch ── Kube
             Ack ────► FeedServer ── key of the KIngress ──► Runner
+gateways ── InFlight ► FeedServer ──► Drains ── key ──► Runner ── plans ──► Drains ──► Publisher
 ```
 """
 
@@ -24,6 +25,7 @@ from controller.apis.meta import Key
 from controller.autoscaler.ticker import Deciders
 from controller.config import store
 from controller.dataplane import publisher
+from controller.dataplane.drains import Drains
 from controller.dataplane.publisher import Publisher
 from controller.dataplane.server import FeedServer
 from controller.kube import heap
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from controller.apis.meta import JsonObject
     from controller.kube.client import Kube
     from controller.reconcile.ingress import Programmed
     from controller.reconcile.plan import Controller
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from gateway.contract import RouteId
 
 
-def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controller[Any], ...]:
+def controllers(decisions: Decisions, drains: Drains, programmed: Programmed) -> tuple[Controller[Any], ...]:
     """Every Knative controller."""
     return (
         service.CONTROLLER,
@@ -51,7 +54,7 @@ def controllers(decisions: Decisions, programmed: Programmed) -> tuple[Controlle
         revision.CONTROLLER,
         route.CONTROLLER,
         labeler.CONTROLLER,
-        podautoscaler.controller(decisions),
+        podautoscaler.controller(decisions, drains),
         ingress.controller(programmed),
     )
 
@@ -85,17 +88,23 @@ class ControlPlane:
         config = CurrentConfig()
         self._lull = Lull() if lull is None else lull
         self.registry = CollectorRegistry()
-        self.deciders = Deciders(config=lambda: config.value, enqueue=self._decided)
+        self.drains = Drains(
+            workers=lambda: self.feed.workers,
+            enqueue=self._decided,
+            publish=lambda revision_id: self._publisher.publish(revision_id),
+        )
+        self.deciders = Deciders(config=lambda: config.value, enqueue=self._decided, draining=self.drains.draining)
         self.feed = FeedServer(
             feed_token,
             on_stats=self.deciders.on_stats,
-            on_disconnect=self.deciders.on_disconnect,
+            on_in_flight=self.drains.on_in_flight,
+            on_disconnect=self._disconnected,
             on_programmed=self._programmed,
             gathering=gathering,
         )
         self.runner = Runner(
             kube,
-            (*controllers(self.deciders, lambda key, generation: self._publisher.programmed(key, generation)), *extra),
+            (*controllers(self.deciders, self.drains, self._is_programmed), *extra),
             kinds_read=publisher.KINDS,
             field_selectors=publisher.FIELD_SELECTORS,
             late_status=LATE_STATUS,
@@ -105,8 +114,9 @@ class ControlPlane:
             namespace=namespace,
             registry=self.registry,
         )
-        self._publisher = Publisher(self.runner, self.feed, woken=self.deciders.woken, started=started)
+        self._publisher = Publisher(self.runner, self.feed, self.drains, woken=self.deciders.woken, started=started)
         self.runner.on_change(kinds.POD_AUTOSCALER, self.deciders.on_pod_autoscaler)
+        self.runner.on_change(kinds.POD_AUTOSCALER, self.drains.on_pod_autoscaler)
         self.runner.on_change(kinds.ENDPOINT_SLICE, self.deciders.on_endpoint_slice)
         self.registry.register(_PlaneMetrics(self))
 
@@ -114,6 +124,12 @@ class ControlPlane:
     def ready(self) -> asyncio.Event:
         """Set when the caches are filled and the controllers work."""
         return self.runner.ready
+
+    def account(self, key: Key) -> JsonObject | None:
+        """All that is known about a revision's scale and how it came about, as JSON; None for one that the autoscaler
+        does not scale."""
+        account = self.deciders.account(key)
+        return None if account is None else {**account, "draining": self.drains.describe(key)}
 
     async def run(self) -> None:
         """Until cancelled. Meanwhile the process' garbage is collected in lulls only."""
@@ -133,6 +149,13 @@ class ControlPlane:
 
     def _decided(self, key: Key) -> None:
         self.runner.enqueue(kinds.POD_AUTOSCALER, key)
+
+    def _disconnected(self, worker: str) -> None:
+        self.deciders.on_disconnect(worker)
+        self.drains.on_disconnect(worker)
+
+    def _is_programmed(self, key: Key, generation: int) -> bool | None:
+        return self._publisher.programmed(key, generation)
 
     def _programmed(self, route_id: RouteId) -> None:
         self.runner.enqueue(kinds.INGRESS, Key(*route_id))
@@ -166,4 +189,9 @@ class _PlaneMetrics(Collector):
             spare.add_metric(key, decision.excess_burst_capacity)
             stable.add_metric(key, decision.stable)
             panic.add_metric(key, decision.panic)
-        yield from (desired, ready, spare, stable, panic)
+        draining = GaugeMetricFamily(
+            "zerogate_autoscaler_draining_pods", "Replicas that finish their requests and go.", labels=labels
+        )
+        for key, count in self._plane.drains.counts().items():
+            draining.add_metric(key, count)
+        yield from (desired, ready, draining, spare, stable, panic)

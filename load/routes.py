@@ -39,6 +39,7 @@ from aiohttp import web
 from controller.apis import kinds, labels
 from controller.config.store import Config
 from controller.dataplane import compile
+from controller.dataplane.drains import Drains
 from controller.dataplane.publisher import KINDS, Publisher
 from controller.dataplane.server import FeedServer
 from controller.kube.informer import Caches
@@ -151,10 +152,15 @@ class Controller:
         self._versions = count(1)
         self._backend = port
         self.server = FeedServer(
-            TOKEN, on_stats=lambda *_: None, on_disconnect=lambda _: None, on_programmed=self._programmed
+            TOKEN,
+            on_stats=lambda *_: None,
+            on_in_flight=lambda *_: None,
+            on_disconnect=lambda _: None,
+            on_programmed=self._programmed,
         )
+        drains = Drains(workers=lambda: self.server.workers, enqueue=lambda _: None, publish=lambda _: None)
         self.publisher = Publisher(
-            cast("Runner", self), self.server, woken=lambda _key: None, started=lambda _uid: None
+            cast("Runner", self), self.server, drains, woken=lambda _key: None, started=lambda _uid: None
         )
         for number in range(services):
             self.observe(kinds.INGRESS, ingress(number, 1))

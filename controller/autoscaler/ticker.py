@@ -10,6 +10,8 @@ or the excess burst capacity changed its sign; the PodAutoscaler's reconciler ma
 A report with requests in flight for a revision whose last decision was zero (or none) is a poke: it is decided in the
 same call, and its key is queued before the call returns. That is the first hop of a cold start.
 
+Replicas that drain are not counted on: they take no new request. They are ready all the same, and are told as such.
+
 What was decided, and what the PodAutoscaler's reconciler made of it, is kept for a while and told by `account`
 (`controller.autoscaler.explain`).
 
@@ -41,15 +43,20 @@ from controller.autoscaler.kpa import (
     first_decision,
     new_state,
 )
+from gateway.contract import RevisionId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from controller.apis.meta import JsonObject
     from controller.config.store import Config
     from gateway.contract import Stat
 
 __all__ = ["DeciderView", "Deciders", "ready_endpoints"]
+
+
+def _none_drains(_revision: RevisionId) -> None:
+    return None
 
 
 class DeciderView(NamedTuple):
@@ -74,22 +81,24 @@ class _Decider:
 
 class Deciders:
     """All deciders of this controller. `config` gives the present configuration, `enqueue` has a PodAutoscaler
-    reconciled, `clock` is monotonic."""
+    reconciled, `draining` names the pods of a revision that drain, if any do; `clock` is monotonic."""
 
     def __init__(
         self,
         *,
         config: Callable[[], Config],
         enqueue: Callable[[Key], None],
+        draining: Callable[[RevisionId], Collection[str] | None] = _none_drains,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._current_config = config
         self._config = config()
         self._enqueue = enqueue
+        self._draining = draining
         self._clock = clock
         self._collector = Collector()
         self._deciders: dict[Key, _Decider] = {}
-        self._ready: dict[Key, dict[Key, int]] = {}  # by Service, by EndpointSlice
+        self._ready: dict[Key, dict[Key, tuple[str, ...]]] = {}  # pods by Service, by EndpointSlice
         self._started = False
 
     # --- what others ask ----------------------------------------------------------------------------------------------
@@ -108,7 +117,15 @@ class Deciders:
     def ready(self, key: Key) -> int:
         """The revision's ready replicas, by the EndpointSlices of its private Service."""
         slices = self._ready.get(Key(key.namespace, child_name(key.name, "-private")))
-        return sum(slices.values()) if slices else 0
+        return sum(map(len, slices.values())) if slices else 0
+
+    def _in_service(self, key: Key) -> int:
+        """Those of them that do not drain."""
+        draining = self._draining(RevisionId(*key))
+        if not draining:
+            return self.ready(key)
+        slices = self._ready.get(Key(key.namespace, child_name(key.name, "-private"))) or {}
+        return sum(pod not in draining for pods in slices.values() for pod in pods)
 
     def explanation(self, key: Key) -> Explanation | None:
         """The last decision about a PodAutoscaler in words; None if it is not one of ours."""
@@ -231,7 +248,7 @@ class Deciders:
             return
         before = decider.decision
         decider.decision, decider.state = decide(
-            decider.spec, decider.state, stable=load.stable, panic=load.panic, ready=ready, now=now
+            decider.spec, decider.state, stable=load.stable, panic=load.panic, ready=self._in_service(key), now=now
         )
         decider.history.decided(decider.spec, decider.decision, now)
         if decider.decision.desired <= 0:
@@ -242,10 +259,13 @@ class Deciders:
             self._enqueue(key)
 
 
-def ready_endpoints(endpoint_slice: JsonObject) -> int:
-    """How many endpoints of an EndpointSlice are ready. An absent condition means ready (discovery.k8s.io/v1)."""
-    endpoints = endpoint_slice.get("endpoints") or ()
-    return sum((endpoint.get("conditions") or {}).get("ready") is not False for endpoint in endpoints)
+def ready_endpoints(endpoint_slice: JsonObject) -> tuple[str, ...]:
+    """The pods of an EndpointSlice that are ready. An absent condition means ready (discovery.k8s.io/v1)."""
+    return tuple(
+        (endpoint.get("targetRef") or {}).get("name", "")
+        for endpoint in endpoint_slice.get("endpoints") or ()
+        if (endpoint.get("conditions") or {}).get("ready") is not False
+    )
 
 
 def _scaled(obj: JsonObject) -> tuple[int, Explanation] | None:

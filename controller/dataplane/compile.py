@@ -4,8 +4,10 @@ Theory of operation
 -------------------
 A KIngress of our class becomes the route rules of its hosts and paths. A Revision together with the EndpointSlices of
 its private Service becomes one entry that says how to treat its requests and where its pods listen. `Table` keeps both
-and works out what a gateway has to be told: an entry that came out the same is not sent again, and a Revision goes out
-only while a route names it, so that old Revisions cost the gateways nothing.
+and works out what a gateway has to be told: an entry that came out the same is not sent again. A Revision goes out
+while a route names it or it has endpoints. Old Revisions, which have none, cost the gateways nothing; one that traffic
+has just moved away from is known until its last pod is gone, with the requests that still wait for it; and the pods of
+one that traffic is about to move to are probed by then.
 
 An endpoint's milestones are no part of what is compared: when a pod was started is told with the next change of its
 revision, and is none by itself.
@@ -39,7 +41,7 @@ from gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from controller.apis.meta import JsonObject
     from gateway.contract import Fields
@@ -165,10 +167,12 @@ def revision(
     slices: Iterable[JsonObject],
     *,
     autodetect_http2: bool,
+    draining: Collection[str] | None = None,
     milestones: Callable[[str], Milestones] = no_milestones,
 ) -> Revision:
     """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service. `autodetect_http2`: a port
-    whose name does not say what it speaks is asked. `milestones` says how a pod, by its uid, came about."""
+    whose name does not say what it speaks is asked. `draining`: names of the pods that are to get no new request, None
+    if it does not shrink. `milestones` says how a pod, by its uid, came about."""
     view = revisions.parse(obj)
     protocol = "detect" if autodetect_http2 and not view.names_protocol else view.protocol
     own_labels = labels_of(obj)
@@ -182,9 +186,10 @@ def revision(
         idle_timeout=_seconds(view.idle_timeout_seconds),
         protocol=protocol,
         probe=probe(view, protocol),
-        endpoints=endpoints(slices, milestones),
+        endpoints=endpoints(slices, draining or (), milestones),
         failure=failure(view),
         queue_timeout=queue_timeout(obj),
+        shrinking=draining is not None,
     )
 
 
@@ -232,15 +237,18 @@ def probe(view: revisions.Revision, protocol: str) -> Probe | None:
 
 
 def endpoints(
-    slices: Iterable[JsonObject], milestones: Callable[[str], Milestones] = no_milestones
+    slices: Iterable[JsonObject],
+    draining: Collection[str] = (),
+    milestones: Callable[[str], Milestones] = no_milestones,
 ) -> tuple[Endpoint, ...]:
-    """Where the pods listen, sorted; pods that are going away are left out. A pod in two slices, which happens while
-    Kubernetes moves it from one to the other, counts once, and as ready if either says so."""
+    """Where the pods listen, sorted; pods that are going away are left out, those in `draining` are so. A pod in two
+    slices, which happens while Kubernetes moves it from one to the other, counts once, and as ready if either says
+    so."""
     found: dict[tuple[str, int], Endpoint] = {}
     for piece in slices:
         port = _port(piece)
         for item in piece.get("endpoints") or () if port is not None else ():
-            endpoint = _endpoint(item, port or 0, milestones)
+            endpoint = _endpoint(item, port or 0, draining, milestones)
             if endpoint is None:
                 continue
             place = (endpoint.host, endpoint.port)
@@ -249,7 +257,9 @@ def endpoints(
     return tuple(found[place] for place in sorted(found))
 
 
-def _endpoint(item: JsonObject, port: int, milestones: Callable[[str], Milestones]) -> Endpoint | None:
+def _endpoint(
+    item: JsonObject, port: int, draining: Collection[str], milestones: Callable[[str], Milestones]
+) -> Endpoint | None:
     conditions = item.get("conditions") or {}
     addresses = item.get("addresses")
     if not addresses or conditions.get("terminating"):
@@ -258,7 +268,7 @@ def _endpoint(item: JsonObject, port: int, milestones: Callable[[str], Milestone
     pod = target.get("name") or addresses[0]
     # An absent `ready` means ready (discovery.k8s.io/v1, EndpointConditions).
     ready = conditions.get("ready") is not False
-    return Endpoint(addresses[0], port, pod, ready=ready, milestones=milestones(target.get("uid") or ""))
+    return Endpoint(addresses[0], port, pod, ready, pod in draining, milestones(target.get("uid") or ""))
 
 
 def _port(piece: JsonObject) -> int | None:
@@ -336,9 +346,10 @@ class Table:
                 delta.routes[route_id] = rules
                 _put(self._sent_routes, route_id, rules)
         for revision_id in self._touched:
-            value = self._known.get(revision_id) if self._references[revision_id] > 0 else None
+            value = self._known.get(revision_id)
             if self._references[revision_id] <= 0:
                 del self._references[revision_id]
+                value = value if value is not None and value.endpoints else None
             if value != self._sent.get(revision_id):
                 delta.revisions[revision_id] = value
                 _put(self._sent, revision_id, value)

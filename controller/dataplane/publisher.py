@@ -2,7 +2,8 @@
 
 A change of a KIngress, Revision, EndpointSlice or TLS Secret marks the entry it belongs to; at the end of the same turn
 of the loop the marked entries are compiled and published as one update. That is no delay for one change, and one
-message for a hundred that arrive together. Nothing is published before the caches are filled.
+message for a hundred that arrive together. `drains` says which endpoints are to drain, and hears of every flush.
+Nothing is published before the caches are filled.
 
 Of pods only their beginnings are noted (`podtimes`); a change of a pod publishes nothing.
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from controller.apis.meta import JsonObject
+    from controller.dataplane.drains import Drains
     from controller.dataplane.server import FeedServer
     from controller.kube.runner import Runner
 
@@ -49,6 +51,7 @@ class Publisher:
         self,
         runner: Runner,
         server: FeedServer,
+        drains: Drains,
         *,
         woken: Callable[[Key], float | None],
         started: Callable[[str], float | None],
@@ -57,6 +60,7 @@ class Publisher:
         to run a pod, by its uid, if that is better known than from the pod's status; wall clock, None for unknown."""
         self._runner = runner
         self._server = server
+        self._drains = drains
         self._woken = woken
         self._node_started = started
         self._pods = PodTimes()
@@ -88,6 +92,11 @@ class Publisher:
         if self._generations.get(route_id, -1) < generation:
             return None if not self._server.workers else False
         return self._server.programmed(route_id)
+
+    def publish(self, revision_id: RevisionId) -> None:
+        """Tell the gateways of a revision anew: what drains has changed."""
+        self._revisions.add(revision_id)
+        self._schedule()
 
     def _config_changed(self) -> None:
         self._routes.update(self._runner.cache.kinds[kinds.INGRESS])
@@ -144,10 +153,12 @@ class Publisher:
         for revision_id in self._revisions:
             with self._bugs_contained("Revision", revision_id):
                 self._compile_revision(revision_id)
+        compiled, self._revisions = self._revisions, set()
         self._routes.clear()
         self._secrets.clear()
-        self._revisions.clear()
-        self._server.publish(self._table.drain())
+        delta = self._table.drain()
+        self._server.publish(delta)
+        self._drains.on_published(compiled, delta.revisions, self._server.snapshot)
 
     def _compile_route(self, key: Key) -> None:
         route_id, ingress = RouteId(*key), self._runner.cache.get(kinds.INGRESS, key)
@@ -194,7 +205,10 @@ class Publisher:
             seen = self._pods.of(uid)
             return Milestones(woken, seen.created, self._node_started(uid) or seen.started)
 
-        compiled = compile.revision(revision, slices, autodetect_http2=autodetects, milestones=milestones)
+        draining = self._drains.draining(revision_id)
+        compiled = compile.revision(
+            revision, slices, autodetect_http2=autodetects, draining=draining, milestones=milestones
+        )
         self._table.set_revision(revision_id, compiled)
 
     @contextlib.contextmanager

@@ -23,7 +23,8 @@ it would take over from those whose connection ended first.
 Acknowledgements say which routes are programmed: a route is when every worker connected has acknowledged the version
 that brought its latest change. Once it is, it stays so for that change: a worker that joins later does not serve before
 it has the table. Stats go to the callback in the same turn of the loop they arrive in, because a poke among them is a
-cold start waiting.
+cold start waiting. What is in flight where replicas are about to go is handed on with the version that the worker had
+acknowledged before it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from gateway.contract import (
     Ack,
     ContractError,
     Hello,
+    InFlight,
     Leaving,
     Peer,
     Peers,
@@ -57,10 +59,10 @@ from gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from controller.dataplane.compile import Delta
-    from gateway.contract import Message, Stat
+    from gateway.contract import Message, RevisionId, Stat
 
 log = logging.getLogger(__name__)
 
@@ -119,18 +121,21 @@ class FeedServer:
         token: str,
         *,
         on_stats: Callable[[str, Sequence[Stat]], None],
+        on_in_flight: Callable[[str, int, Mapping[RevisionId, Mapping[str, int]]], None],
         on_disconnect: Callable[[str], None],
         on_programmed: Callable[[RouteId], None],
         gathering: float = 0.0,
     ) -> None:
-        """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector; `on_programmed(route)` is called
-        whenever `programmed(route)` may answer differently. All are called in the loop and must not block. `gathering`:
-        seconds without a list of the workers (see the module), where workers may have served before this server did.
+        """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector, `on_in_flight(worker, version,
+        loads)` is for whoever waits for endpoints to drain; `on_programmed(route)` is called whenever
+        `programmed(route)` may answer differently. All are called in the loop and must not block. `gathering`: seconds
+        without a list of the workers (see the module), where workers may have served before this server did.
         Raises ValueError for an empty token, which would let everybody in."""
         if not token:
             raise ValueError("the feed needs a token that is not empty")
         self._token = token.encode()
         self._on_stats = on_stats
+        self._on_in_flight = on_in_flight
         self._on_disconnect = on_disconnect
         self._on_programmed = on_programmed
         self._snapshot = Snapshot()
@@ -229,6 +234,8 @@ class FeedServer:
             match message:
                 case Stats(stats):
                     self._on_stats(worker.name, stats)
+                case InFlight(loads):
+                    self._on_in_flight(worker.name, worker.acknowledged, loads)
                 case Ack(version) if version <= self._snapshot.version:
                     worker.acknowledged = max(worker.acknowledged, version)
                     self.serving.set()

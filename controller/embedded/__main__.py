@@ -155,7 +155,7 @@ async def _build(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[
     settings.plane = plane
     plane.runner.on_change(kinds.POD, agent.on_change)
     feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
-    admin = admin_app(plane.registry, plane.ready.is_set, plane.deciders.account)
+    admin = admin_app(plane.registry, plane.ready.is_set, plane.account)
     await stack.enter_async_context(listening(admin, _HOST, options.port + 3))
     _remember_port(data.admin_port, options.port + 3)
     own = _own_certificate(options, credentials, plane)

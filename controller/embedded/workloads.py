@@ -33,6 +33,7 @@ import orjson
 
 from controller.apis import kinds, labels, meta
 from controller.apis.meta import Key
+from controller.apis.pods import deletion_rank, is_active, is_finished, is_ready
 from controller.apis.references import label_reference
 from controller.embedded.podphase import address, host_ports
 from controller.reconcile.plan import Controller, Deletion, Event, Patch, Plan, owner_key
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 NODE = "local"
 """The name of the one node, this machine."""
 TEMPLATE_HASH = "pod-template-hash"
-DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "zerogate"
 
@@ -87,7 +87,7 @@ def _is_orphan(pod: JsonObject) -> bool:
     """Made by a Deployment, controlled by nobody, and still running."""
     owners = pod["metadata"].get("ownerReferences") or ()
     controlled = any(owner.get("controller") for owner in owners)
-    return TEMPLATE_HASH in meta.labels_of(pod) and not (controlled or meta.is_deleting(pod) or _is_finished(pod))
+    return TEMPLATE_HASH in meta.labels_of(pod) and not (controlled or meta.is_deleting(pod) or is_finished(pod))
 
 
 def _selects(deployment: JsonObject, pod: JsonObject) -> bool:
@@ -120,7 +120,7 @@ def reconcile_deployment(seen: ObservedDeployment, _config: Config, now: datetim
     rollout = _Rollout.of(seen, now)
     create = [_pod(deployment, rollout.template, name) for name in _names(seen, rollout.template, rollout.to_create())]
     doomed = rollout.to_delete()
-    finished = [pod for pod in seen.pods if _is_finished(pod) and not meta.is_deleting(pod)]
+    finished = [pod for pod in seen.pods if is_finished(pod) and not meta.is_deleting(pod)]
     status, requeue = _deployment_status(deployment, rollout, now)
     return Plan(
         create=tuple(create),
@@ -162,7 +162,7 @@ class _Rollout:
         spec = seen.deployment["spec"]
         replicas = int(spec.get("replicas", 1))
         template = template_hash(spec["template"])
-        active = [pod for pod in seen.pods if not meta.is_deleting(pod) and not _is_finished(pod)]
+        active = [pod for pod in seen.pods if is_active(pod)]
         strategy = spec.get("strategy") or {}
         surge, unavailable = _bounds(strategy.get("rollingUpdate") or {}, replicas)
         waits = {meta.name_of(pod): _until_available(pod, int(spec.get("minReadySeconds") or 0), now) for pod in active}
@@ -186,23 +186,17 @@ class _Rollout:
         return max(0, min(missing, self.replicas + self.surge - len(self.new) - len(self.old)))
 
     def to_delete(self) -> list[JsonObject]:
-        excess = sorted(self.new, key=self._deletion_rank)[: max(0, len(self.new) - self.replicas)]
+        excess = sorted(self.new, key=deletion_rank)[: max(0, len(self.new) - self.replicas)]
         if self.recreate:
             return [*excess, *self.old]
         # What is not available gives no availability up.
         spare = len(self.available) - sum(self._is_available(pod) for pod in excess)
         spare -= max(0, self.replicas - self.unavailable)
-        healthy = sorted((pod for pod in self.old if self._is_available(pod)), key=self._deletion_rank)
+        healthy = sorted((pod for pod in self.old if self._is_available(pod)), key=deletion_rank)
         return [*excess, *(pod for pod in self.old if not self._is_available(pod)), *healthy[: max(0, spare)]]
 
     def _is_available(self, pod: JsonObject) -> bool:
         return meta.name_of(pod) in self.available
-
-    def _deletion_rank(self, pod: JsonObject) -> tuple[bool, int, float, str]:
-        """Smallest first to go: not ready, then the least deletion cost, then the youngest."""
-        cost = meta.annotations_of(pod).get(DELETION_COST, "0")
-        age = -meta.parse_time(pod["metadata"]["creationTimestamp"]).timestamp()
-        return (is_ready(pod), int(cost) if cost.lstrip("-").isdecimal() else 0, age, meta.name_of(pod))
 
 
 def template_hash(template: JsonObject) -> str:
@@ -210,18 +204,9 @@ def template_hash(template: JsonObject) -> str:
     return _encode(orjson.dumps(template, option=orjson.OPT_SORT_KEYS), _HASH)
 
 
-def is_ready(pod: JsonObject) -> bool:
-    """Whether the Pod's Ready condition is True."""
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
-
-
 def _conditions(obj: JsonObject) -> Sequence[JsonObject]:
     conditions: Sequence[JsonObject] = (obj.get("status") or {}).get("conditions") or ()
     return conditions
-
-
-def _is_finished(pod: JsonObject) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _until_available(pod: JsonObject, min_ready: int, now: datetime) -> float | None:
@@ -469,7 +454,7 @@ SERVICES: Controller[ObservedService] = Controller(
 def _slices(seen: ObservedService) -> Iterator[JsonObject]:
     groups: defaultdict[tuple[_Port, ...], list[JsonObject]] = defaultdict(list)
     for pod in seen.pods:
-        if address(pod) and not _is_finished(pod):
+        if address(pod) and not is_finished(pod):
             groups[_resolved(seen.service, pod)].append(pod)
     for ports, pods in sorted(groups.items()):
         ordered = sorted(pods, key=meta.name_of)

@@ -318,6 +318,8 @@ class Runner:
             if whole is None:
                 loop.queue.forget(key)
                 return "ok"
+            if loop.controller.carry_out is not None:
+                loop.controller.carry_out(key, whole)
             plan = self._without_late_status(loop, key, subject, whole)
             for event in plan.events:
                 self._recorder.record(subject, event)

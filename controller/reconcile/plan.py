@@ -57,7 +57,8 @@ class Plan:
     """What is to become true. `create` and `update` hold whole objects (apiVersion and kind set); an update carries
     the resourceVersion it was planned from. `status` is the reconciled object's whole new status; None leaves it.
     `error` says the reconcile failed: what the plan holds is still applied, a Warning event `InternalError` is written
-    and the key is tried again with back-off. `requeue_after` is in seconds."""
+    and the key is tried again with back-off. `requeue_after` is in seconds. `draining`: names of the pods that are to
+    get no new request, None if no scale-down is under way; not the API server's matter (`Controller.carry_out`)."""
 
     create: tuple[JsonObject, ...] = ()
     update: tuple[JsonObject, ...] = ()
@@ -67,6 +68,7 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     error: str = ""
+    draining: frozenset[str] | None = None
 
 
 class Cache(Protocol):
@@ -94,13 +96,15 @@ Mapper = Callable[[JsonObject, Cache], Iterable[Key]]
 class Controller(Generic[Observed]):
     """One kind's control loop. `observe` returns None when the object is gone. `watches` maps other kinds' objects to
     keys of `kind`; the controller's own kind is watched always. `ignores` says of a change of a watched kind, from an
-    old state to a new one, that it makes no difference here."""
+    old state to a new one, that it makes no difference here. `carry_out` is handed each plan before it is applied, for
+    what of it is not the API server's matter; it works in memory and can't fail."""
 
     kind: Kind
     observe: Callable[[Cache, Key], Observed | None]
     reconcile: Callable[[Observed, Config, datetime], Plan]
     watches: Mapping[Kind, Mapper] = field(default_factory=dict)
     ignores: Mapping[Kind, Callable[[JsonObject, JsonObject], bool]] = field(default_factory=dict)
+    carry_out: Callable[[Key, Plan], None] | None = None
 
 
 def owner_key(kind: Kind) -> Mapper:

@@ -22,6 +22,9 @@ Unreachable revisions ignore min-scale, initial-scale and retention.
 The annotation `autoscaling.zerogate.dev/paused: "true"` on a Revision freezes its scale: the Deployment keeps the
 replicas it has, zero too, and those that somebody gives it (`kubectl scale`).
 
+Replicas that are too many finish what they have before they go (`controller.reconcile.drain`); the scale that is wanted
+is shown at once, and that it waits for requests.
+
 Why the scale is what it is, is told by the informational condition ScaleExplained, which changes when the scale or the
 rule behind it does and not with each average.
 
@@ -48,6 +51,7 @@ from controller.apis.meta import (
     key_of,
     labels_of,
     name_of,
+    uid_of,
 )
 from controller.apis.podautoscaler import (
     ACTIVE,
@@ -58,10 +62,13 @@ from controller.apis.podautoscaler import (
     PodAutoscaler,
     parse,
 )
+from controller.apis.pods import DELETION_COST, FIRST_TO_GO
 from controller.autoscaler.explain import NOTHING_KNOWN, Explanation
 from controller.autoscaler.kpa import UNDECIDED
+from controller.reconcile import drain
 from controller.reconcile.children import hpa as hpa_child
 from controller.reconcile.children.deployment import progress_deadline
+from controller.reconcile.drain import Step
 from controller.reconcile.plan import Cache, Controller, Patch, Plan, owner_key
 from controller.reconcile.status import NOT_OWNED, begin, finish
 
@@ -72,6 +79,7 @@ if TYPE_CHECKING:
     from controller.apis.conditions import Condition, Conditions
     from controller.autoscaler.kpa import Decision
     from controller.config.store import Config
+    from controller.reconcile.drain import Progress
 
 __all__ = ["Limits", "ObservedPodAutoscaler", "Wanted", "controller", "observe", "reconcile", "wanted"]
 
@@ -81,10 +89,12 @@ NO_TRAFFIC = "NoTraffic"
 TIMED_OUT = "TimedOut"
 QUEUED = "Queued"
 PAUSED = "Paused"
+DRAINING = "Draining"
 
 _BUFFERED = "Requests to the target are being buffered as resources are provisioned."
 _ACTIVATION_GRACE = 30.0  # beyond the progress deadline, as in Knative
 _SETTLE = 3.0
+_TIMEOUT = 300.0  # of a Deployment that does not say how long its pods may take to end
 
 
 class Decisions(Protocol):
@@ -100,13 +110,24 @@ class Decisions(Protocol):
         """The revision's ready replicas, by its EndpointSlices."""
 
 
+class Drains(Protocol):
+    """What is asked of `controller.dataplane.drains.Drains`, and what it is told."""
+
+    def progress(self, key: Key) -> Progress:
+        """How far the drain of a PodAutoscaler's replicas has come."""
+
+    def carry_out(self, key: Key, plan: Plan) -> None:
+        """Have the gateways drain what the plan says."""
+
+
 _NOTHING_KNOWN = Explanation(NOTHING_KNOWN, "The autoscaler has not seen this revision yet.")
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedPodAutoscaler:
     """`desired` is the autoscaler's wish, UNDECIDED while there is none, and `explanation` says why; `replicas` is what
-    the Deployment asks for at present, None while there is no Deployment."""
+    the Deployment asks for at present, None while there is no Deployment; `pods` are those it has, `timeout` the
+    seconds that a request to one may take, and `progress` says what drains."""
 
     pod_autoscaler: PodAutoscaler
     desired: int
@@ -114,6 +135,9 @@ class ObservedPodAutoscaler:
     replicas: int | None
     explanation: Explanation = _NOTHING_KNOWN
     hpa: JsonObject | None = None
+    pods: tuple[JsonObject, ...] = ()
+    timeout: float = _TIMEOUT
+    progress: Progress = drain.NOTHING
 
 
 class Wanted(NamedTuple):
@@ -157,7 +181,8 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
     else:
         result = wanted(seen.desired, limits, _active(found), now)
         found = _judge(found, result.want, seen.ready, limits, now)
-    found = _explained(found, pa, result, result.why or seen.explanation, now)
+    step = _step(seen, result)
+    found = _explained(found, pa, result, _why(seen, result, step), now)
     status = finish(
         pa.obj,
         found,
@@ -165,7 +190,8 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
         desiredScale=pa.desired_scale if result.want == UNDECIDED else result.want,
         actualScale=seen.ready,
     )
-    return Plan(patch=_patch(seen, result), status=status, requeue_after=result.after)
+    after = min((each for each in (result.after, step.after) if each is not None), default=None)
+    return Plan(patch=_patches(seen, step), status=status, requeue_after=after, draining=step.draining)
 
 
 def _hand_over(seen: ObservedPodAutoscaler, annotated: AutoscalingAnnotations, config: Config, now: datetime) -> Plan:
@@ -239,7 +265,7 @@ def wanted(desired: int, limits: Limits, active: Condition, now: datetime) -> Wa
 def paused(replicas: int | None) -> Wanted:
     """What becomes of it while the autoscaler is paused: the scale is what somebody else made it."""
     want = UNDECIDED if replicas is None else replicas
-    return Wanted(want, why=Explanation(PAUSED, f"Paused by the annotation {labels.AUTOSCALING_PAUSED}."))
+    return Wanted(want, replicas, why=Explanation(PAUSED, f"Paused by the annotation {labels.AUTOSCALING_PAUSED}."))
 
 
 def _asked(desired: int) -> str:
@@ -275,11 +301,34 @@ def _idle(limits: Limits) -> Explanation:
     return Explanation(NO_TRAFFIC, text)
 
 
-def _patch(seen: ObservedPodAutoscaler, result: Wanted) -> tuple[Patch, ...]:
-    if result.replicas is None or seen.replicas in (None, result.replicas):
-        return ()
+def _step(seen: ObservedPodAutoscaler, result: Wanted) -> Step:
+    if seen.replicas is None:
+        return Step()
+    return drain.step(result.replicas, seen.replicas, seen.pods, seen.progress, timeout=seen.timeout)
+
+
+def _why(seen: ObservedPodAutoscaler, result: Wanted, step: Step) -> Explanation:
+    why = result.why or seen.explanation
+    if not step.busy:
+        return why
+    text = f"{step.busy} of the replicas to go finish their requests first, {seen.timeout:g} s at most."
+    return Explanation(DRAINING, f"{why.text} {text}")
+
+
+def _patches(seen: ObservedPodAutoscaler, step: Step) -> tuple[Patch, ...]:
+    marks = [
+        # The uid makes the patch of another pod with the same name fail.
+        Patch(
+            kinds.POD,
+            key_of(pod),
+            {"metadata": {"uid": uid_of(pod), "annotations": {DELETION_COST: str(FIRST_TO_GO)}}},
+        )
+        for pod in step.marked
+    ]
+    if step.replicas is None:
+        return tuple(marks)
     target = Key(key_of(seen.pod_autoscaler.obj).namespace, seen.pod_autoscaler.deployment)
-    return (Patch(kinds.DEPLOYMENT, target, {"spec": {"replicas": result.replicas}}, subresource="scale"),)
+    return (*marks, Patch(kinds.DEPLOYMENT, target, {"spec": {"replicas": step.replicas}}, subresource="scale"))
 
 
 # --- the conditions ---------------------------------------------------------------------------------------------------
@@ -333,22 +382,31 @@ def _inactive(found: Conditions, now: datetime) -> Conditions:
 # --- the control loop -------------------------------------------------------------------------------------------------
 
 
-def observe(cache: Cache, key: Key, decisions: Decisions) -> ObservedPodAutoscaler | None:
+def observe(cache: Cache, key: Key, decisions: Decisions, drains: Drains) -> ObservedPodAutoscaler | None:
     """None when there is nothing to do: the object is gone or going."""
     obj = cache.get(kinds.POD_AUTOSCALER, key)
     if obj is None or is_deleting(obj):
         return None
     pa = parse(obj)
     deployment = cache.get(kinds.DEPLOYMENT, Key(key.namespace, pa.deployment))
+    spec = deployment["spec"] if deployment else {}
     decision = decisions.decision(key)
     return ObservedPodAutoscaler(
         pod_autoscaler=pa,
         desired=decision.desired if decision else UNDECIDED,
         ready=decisions.ready(key),
-        replicas=int(deployment["spec"].get("replicas", 1)) if deployment else None,
+        replicas=int(spec.get("replicas", 1)) if deployment else None,
         explanation=decisions.explanation(key) or _NOTHING_KNOWN,
         hpa=cache.get(kinds.HORIZONTAL_POD_AUTOSCALER, key),
+        pods=tuple(cache.list(kinds.POD, key.namespace, spec["selector"]["matchLabels"])) if deployment else (),
+        timeout=float(_pod_spec(spec).get("terminationGracePeriodSeconds") or _TIMEOUT),
+        progress=drains.progress(key),
     )
+
+
+def _pod_spec(spec: JsonObject) -> JsonObject:
+    """Of a Deployment's spec. Its grace period is as long as a request may take."""
+    return (spec.get("template") or {}).get("spec") or {}
 
 
 _of_pod_autoscaler = owner_key(kinds.POD_AUTOSCALER)
@@ -360,13 +418,14 @@ def _of_endpoint_slice(obj: JsonObject, cache: Cache) -> Iterable[Key]:
     return _of_revision(service, cache) if service else ()
 
 
-def controller(decisions: Decisions) -> Controller[ObservedPodAutoscaler]:
-    """The PodAutoscaler controller, following `decisions`. The core Services are needed in the cache as well: watching
-    them makes it so."""
+def controller(decisions: Decisions, drains: Drains) -> Controller[ObservedPodAutoscaler]:
+    """The PodAutoscaler controller, following `decisions` and having `drains` carried out. The core Services are needed
+    in the cache as well: watching them makes it so."""
     return Controller(
         kind=kinds.POD_AUTOSCALER,
-        observe=lambda cache, key: observe(cache, key, decisions),
+        observe=lambda cache, key: observe(cache, key, decisions, drains),
         reconcile=reconcile,
+        carry_out=drains.carry_out,
         watches={
             kinds.DEPLOYMENT: _of_revision,
             kinds.ENDPOINT_SLICE: _of_endpoint_slice,

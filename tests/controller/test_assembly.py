@@ -394,7 +394,7 @@ async def test_the_admin_port_tells(world):
     """Alive, ready, the numbers of runner, feed and autoscaler, and how a revision's scale came about."""
     await world.kube.create(kinds.SERVICE, service())
     await world.ready(kinds.SERVICE, HELLO)
-    app = admin_app(world.plane.registry, world.plane.ready.is_set, world.plane.deciders.account)
+    app = admin_app(world.plane.registry, world.plane.ready.is_set, world.plane.account)
     async with listening(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         for path in ("/healthz", "/readyz"):
             async with session.get(f"http://127.0.0.1:{port}{path}") as response:

@@ -48,7 +48,11 @@ class Controller:
         self.certify(pair)
         self.files = Files(folder / "tls.crt", folder / "tls.key", ["http/1.1"])
         self.server = FeedServer(
-            "secret", on_stats=lambda *_: None, on_disconnect=lambda _: None, on_programmed=lambda _: None
+            "secret",
+            on_stats=lambda *_: None,
+            on_in_flight=lambda *_: None,
+            on_disconnect=lambda _: None,
+            on_programmed=lambda _: None,
         )
         self.server.publish(Delta(ROUTES, {}))
         self.port = 0

@@ -38,7 +38,11 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
     deciders.on_pod_autoscaler(None, POD_AUTOSCALER)
     deciders.tick()
     server = FeedServer(
-        "secret", on_stats=deciders.on_stats, on_disconnect=deciders.on_disconnect, on_programmed=lambda _: None
+        "secret",
+        on_stats=deciders.on_stats,
+        on_in_flight=lambda *_: None,
+        on_disconnect=deciders.on_disconnect,
+        on_programmed=lambda _: None,
     )
     server.publish(Delta({}, {ID: Revision(ID)}))
     runner = web.AppRunner(server.app, shutdown_timeout=0.1)

@@ -47,7 +47,10 @@ def make_slice() -> Callable[..., JsonObject]:
                 "name": name,
                 "labels": {"kubernetes.io/service-name": "hello-00001-private"},
             },
-            "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": one}} for one in ready],
+            "endpoints": [
+                {"addresses": ["127.0.0.1"], "targetRef": {"name": f"pod-{number}"}, "conditions": {"ready": one}}
+                for number, one in enumerate(ready)
+            ],
         }
 
     return build

@@ -142,8 +142,26 @@ def test_ready_is_the_sum_over_slices(bench: Bench, make_slice) -> None:
 
 def test_an_absent_ready_condition_means_ready() -> None:
     """As discovery.k8s.io/v1 says: unknown is to be taken as ready."""
-    assert ready_endpoints({"endpoints": [{}, {"conditions": {"ready": None}}, {"conditions": {"ready": False}}]}) == 2
-    assert ready_endpoints({"endpoints": None}) == 0
+    ready = {"targetRef": {"name": "a"}, "conditions": {"ready": None}}
+    assert ready_endpoints({"endpoints": [{}, ready, {"conditions": {"ready": False}}]}) == ("", "a")
+    assert ready_endpoints({"endpoints": None}) == ()
+
+
+def test_replicas_that_drain_are_not_counted_on(make_pod_autoscaler, make_slice) -> None:
+    """They are ready, and the load is compared with those that take new requests."""
+    now, draining = 1000.0, set()
+    config = Config()
+    deciders = Deciders(
+        config=lambda: config, enqueue=lambda _: None, draining=lambda _: draining or None, clock=lambda: now
+    )
+    deciders.on_pod_autoscaler(None, make_pod_autoscaler())
+    deciders.on_endpoint_slice(None, make_slice(True, True, True))
+    deciders.on_stats("w", [Stat(RevisionId(*KEY), 50.0, 1.0)])
+    deciders.tick()
+    assert deciders.decision(KEY).ready == 3
+    draining.update(("pod-1", "pod-2"))
+    deciders.tick()
+    assert (deciders.decision(KEY).ready, deciders.ready(KEY)) == (1, 3)
 
 
 def test_another_class_has_no_decider(bench: Bench, make_pod_autoscaler) -> None:

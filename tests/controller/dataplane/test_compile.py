@@ -290,7 +290,20 @@ def compiled(name="rev", *slices):
     return compile.revision(revision(name), slices, autodetect_http2=False)
 
 
-def test_a_revision_is_told_only_while_a_route_names_it():
+def test_the_endpoints_of_pods_that_drain():
+    """Are told as such; and that the revision shrinks, from the moment on that the gateways are asked."""
+    slices = [piece(20001, pod("a")), piece(20002, pod("b"))]
+
+    def drained(pods):
+        found = compile.revision(revision(), slices, autodetect_http2=False, draining=pods)
+        return found.shrinking, [endpoint.pod for endpoint in found.endpoints if endpoint.draining]
+
+    assert drained(None) == (False, [])
+    assert drained(frozenset()) == (True, [])
+    assert drained({"b", "gone"}) == (True, ["b"])
+
+
+def test_a_revision_without_endpoints_is_told_only_while_a_route_names_it():
     """It goes out with the route that names it first, and is dropped with the last."""
     table = compile.Table()
     table.set_revision(REVISION, compiled())
@@ -302,6 +315,19 @@ def test_a_revision_is_told_only_while_a_route_names_it():
     assert table.drain().revisions == {}
     table.set_route(OTHER, None)
     assert table.drain() == compile.Delta({OTHER: None}, {REVISION: None})
+
+
+def test_a_revision_with_endpoints_is_told_until_they_are_gone():
+    """Requests are in flight there and wait for it after the last route has left it."""
+    table, up = compile.Table(), compiled("rev", piece(1, pod("p")))
+    table.set_revision(REVISION, up)
+    assert table.drain().revisions == {REVISION: up}
+    table.set_route(ROUTE, rules("rev"))
+    table.drain()
+    table.set_route(ROUTE, rules("else"))
+    assert table.drain().revisions == {}
+    table.set_revision(REVISION, compiled())
+    assert table.drain().revisions == {REVISION: None}
 
 
 def test_what_came_out_the_same_is_not_told_again():
@@ -325,7 +351,7 @@ STEPS = st.lists(
             st.sampled_from(NAMES),
             st.none() | st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True),
         ),
-        st.tuples(st.just("revision"), st.sampled_from(NAMES), st.none() | st.integers(1, 3)),
+        st.tuples(st.just("revision"), st.sampled_from(NAMES), st.none() | st.integers(0, 3)),
         st.tuples(st.just("drain"), st.just(""), st.none()),
     ),
     max_size=30,
@@ -347,15 +373,17 @@ def test_the_deltas_add_up_to_the_whole(steps):
             routes[RouteId("ns", name)] = value and rules(*value)
             table.set_route(RouteId("ns", name), value and rules(*value))
         elif step == "revision":
-            known[RevisionId("ns", name)] = value and compiled(name, piece(value, pod("p")))
-            table.set_revision(RevisionId("ns", name), value and compiled(name, piece(value, pod("p"))))
+            entry = None if value is None else compiled(name, *([piece(value, pod("p"))] if value else []))
+            known[RevisionId("ns", name)] = entry
+            table.set_revision(RevisionId("ns", name), entry)
         else:
             drain()
     drain()
     routes = {key: value for key, value in routes.items() if value}
     named = {split.revision for value in routes.values() for rule in value for split in rule.splits}
     assert dict(snapshot.routes) == routes
-    assert dict(snapshot.revisions) == {key: value for key, value in known.items() if value and key in named}
+    told = {key: value for key, value in known.items() if value and (key in named or value.endpoints)}
+    assert dict(snapshot.revisions) == told
 
 
 def test_milestones_come_with_a_change_and_are_none():

@@ -71,7 +71,7 @@ class Client:
 class Bench:
     def __init__(self, server, connect):
         self.server, self.connect = server, connect
-        self.stats, self.gone, self.told = [], [], []
+        self.stats, self.in_flight, self.gone, self.told = [], [], [], []
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ async def bench(request):
     events.server = FeedServer(
         "secret",
         on_stats=lambda worker, stats: events.stats.append((worker, stats)),
+        on_in_flight=lambda *told: events.in_flight.append(told),
         on_disconnect=events.gone.append,
         on_programmed=events.told.append,
         **options,
@@ -117,7 +118,13 @@ async def test_only_the_token_lets_in(bench, token):
 def test_an_empty_token_is_refused():
     """It would let everybody in."""
     with pytest.raises(ValueError, match="token"):
-        FeedServer("", on_stats=lambda *_: None, on_disconnect=lambda _: None, on_programmed=lambda _: None)
+        FeedServer(
+            "",
+            on_stats=lambda *_: None,
+            on_in_flight=lambda *_: None,
+            on_disconnect=lambda _: None,
+            on_programmed=lambda _: None,
+        )
 
 
 async def test_the_whole_state_first_then_changes(bench):

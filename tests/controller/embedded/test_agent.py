@@ -15,6 +15,7 @@ import pytest
 
 from controller.apis import kinds, meta
 from controller.apis.meta import Key
+from controller.apis.pods import is_ready
 from controller.embedded import podphase, workloads
 from controller.embedded.agent import Agent
 from controller.embedded.podlogs import PodLogs
@@ -132,7 +133,7 @@ def pid_of(pod) -> int:
 
 
 def ready(pod) -> bool:
-    return workloads.is_ready(pod)
+    return is_ready(pod)
 
 
 def waiting(reason):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.apis import kinds, meta
+from controller.apis.pods import DELETION_COST, is_ready
 from controller.config.store import Config
 from controller.embedded import workloads
 from controller.embedded.workloads import ObservedDeployment, ObservedService
@@ -151,7 +152,7 @@ def test_scale_down_takes_unready_then_cheap_then_young():
     owner = deployment(4)
     unready, cheap, young, old = pods_of(owner, 4)
     unready = ready(unready, is_ready=False)
-    cheap["metadata"]["annotations"] = {workloads.DELETION_COST: "-5"}
+    cheap["metadata"]["annotations"] = {DELETION_COST: "-5"}
     young["metadata"]["creationTimestamp"] = meta.format_time(T0 + timedelta(seconds=9))
     for replicas, doomed in ((3, [unready]), (2, [unready, cheap]), (1, [unready, cheap, young])):
         plan = plan_for(deployment(replicas), [old, young, cheap, unready])
@@ -277,14 +278,14 @@ def test_a_rolling_update_keeps_its_bounds_and_arrives(old, new, replicas, surge
         plan = plan_for(after, pods.values())
         if plan.status is not None:
             after["status"] = plan.status
-        available = sum(workloads.is_ready(pod) for pod in pods.values())
+        available = sum(is_ready(pod) for pod in pods.values())
         count = len(pods)
         doomed = {one.key.name for one in plan.delete}
         created = {meta.name_of(pod): ready(pod, is_ready=False) for pod in plan.create}
         assert len(pods | created) <= max(count, replicas + allowed)
         pods = {name: pod for name, pod in pods.items() if name not in doomed} | created
-        assert sum(workloads.is_ready(pod) for pod in pods.values()) >= min(available, replicas - missing)
-        for name in [name for name in pods if not workloads.is_ready(pods[name]) and readiness.random() < 0.5]:
+        assert sum(is_ready(pod) for pod in pods.values()) >= min(available, replicas - missing)
+        for name in [name for name in pods if not is_ready(pods[name]) and readiness.random() < 0.5]:
             pods[name] = ready(pods[name])
     for name in pods:
         pods[name] = ready(pods[name])

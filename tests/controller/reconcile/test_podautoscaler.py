@@ -14,6 +14,7 @@ from controller.autoscaler.explain import Explanation
 from controller.autoscaler.kpa import Decision
 from controller.config.autoscaler import AutoscalerConfig
 from controller.config.store import Config
+from controller.reconcile.drain import Progress
 from controller.reconcile.plan import Patch, Plan
 from controller.reconcile.podautoscaler import ObservedPodAutoscaler, controller, reconcile
 
@@ -372,7 +373,75 @@ class Objects:
         return self.objects.get((kind, key.name))
 
     def list(self, kind: Any, namespace: str | None = None, labels: Any = None) -> list[JsonObject]:
-        return []
+        return [
+            obj
+            for (of, _), obj in self.objects.items()
+            if of == kind and (labels or {}).items() <= (obj["metadata"].get("labels") or {}).items()
+        ]
+
+
+ASKED = Progress(is_shrinking=True)
+
+
+class Drains:
+    def progress(self, key: Key) -> Progress:
+        assert key == KEY
+        return ASKED
+
+    def carry_out(self, key: Key, plan: Plan) -> None:
+        raise AssertionError
+
+
+def pod(name: str, **meta: Any) -> JsonObject:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": f"uid-{name}",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **meta,
+        },
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def shrinking(desired: int, progress: Progress, *names: str, replicas: int = 3, **meta: Any) -> Plan:
+    """Three pods, and a load that needs fewer."""
+    pods = tuple(pod(name, **(meta if name in names else {})) for name in ("a", "b", "c"))
+    obj = pod_autoscaler(status=status(TRUE, 999, desiredScale=3, actualScale=3))
+    seen = ObservedPodAutoscaler(parse(obj), desired, 3, replicas, WHY, pods=pods, timeout=30.0, progress=progress)
+    return reconcile(seen, Config(), NOW)
+
+
+def test_replicas_finish_before_they_go() -> None:
+    """Asked about, drained, marked, taken away: the scale is shown as wanted all along, and what it waits for."""
+    first = shrinking(2, Progress())
+    assert (first.draining, first.patch, first.requeue_after) == (frozenset(), (), 1.0)
+    assert first.status is not None
+    assert (first.status["desiredScale"], first.status["actualScale"]) == (2, 3)
+    loads = {"a": 9, "b": 2, "c": 9}
+    chosen = shrinking(2, Progress(is_shrinking=True, loads=loads))
+    assert (chosen.draining, chosen.patch) == ({"b"}, ())
+    waiting = shrinking(2, Progress(is_shrinking=True, draining={"b": 10.0}, loads=loads))
+    assert (waiting.draining, waiting.patch, waiting.requeue_after) == ({"b"}, (), 20.0)
+    assert verdict(waiting, "ScaleExplained") == (TRUE, "Draining")
+    done = Progress(is_shrinking=True, draining={"b": 12.0}, loads={}, quiet=frozenset("b"))
+    [mark] = shrinking(2, done).patch
+    cost = {"controller.kubernetes.io/pod-deletion-cost": "-2147483648"}
+    assert mark == Patch(kinds.POD, Key("default", "b"), {"metadata": {"uid": "uid-b", "annotations": cost}})
+    last = shrinking(2, done, "b", annotations=cost)
+    assert (scaled(last), last.draining) == (2, {"b"})
+
+
+def test_load_that_comes_back_ends_the_drain() -> None:
+    """Nothing is scaled, for nothing was taken away; so does a pause."""
+    plan = shrinking(3, Progress(is_shrinking=True, draining={"b": 10.0}, loads={"b": 1}))
+    assert (plan.draining, plan.patch) == (None, ())
+    obj = paused("true", status=status(TRUE, 999))
+    drains = Progress(is_shrinking=True, draining={"a": 1.0})
+    seen = ObservedPodAutoscaler(parse(obj), 0, 1, 1, WHY, pods=(pod("a"),), progress=drains)
+    assert reconcile(seen, Config(), NOW).draining is None
 
 
 class Decisions:
@@ -388,17 +457,27 @@ class Decisions:
 
 def test_observe() -> None:
     """The decision, the ready replicas, and what the Deployment asks for; None when the object is gone."""
-    deployment = {"metadata": {"name": "hello-00001-deployment", "namespace": "default"}, "spec": {"replicas": 4}}
-    one = controller(Decisions())
-    seen = one.observe(Objects((kinds.POD_AUTOSCALER, pod_autoscaler()), (kinds.DEPLOYMENT, deployment)), KEY)
+    spec = {
+        "replicas": 4,
+        "selector": {"matchLabels": {"of": "hello"}},
+        "template": {"spec": {"terminationGracePeriodSeconds": 60}},
+    }
+    deployment = {"metadata": {"name": "hello-00001-deployment", "namespace": "default"}, "spec": spec}
+    mine, other = pod("mine", labels={"of": "hello"}), pod("other", labels={"of": "another"})
+    one = controller(Decisions(), Drains())
+    cache = Objects(
+        (kinds.POD_AUTOSCALER, pod_autoscaler()), (kinds.DEPLOYMENT, deployment), (kinds.POD, mine), (kinds.POD, other)
+    )
+    seen = one.observe(cache, KEY)
     assert seen is not None
     assert (seen.desired, seen.ready, seen.replicas, seen.explanation) == (3, 2, 4, WHY)
+    assert (seen.pods, seen.timeout, seen.progress) == ((mine,), 60.0, ASKED)
     assert one.observe(Objects(), KEY) is None
 
 
 def test_watches_lead_to_the_revisions_key() -> None:
     """From a Deployment, and from an EndpointSlice by way of its Service."""
-    watches = controller(Decisions()).watches
+    watches = controller(Decisions(), Drains()).watches
     service = {"metadata": {"name": "hello-00001-private", "namespace": "default", **OWNED}}
     cache = Objects((kinds.CORE_SERVICE, service))
     deployment = {"metadata": {"name": "hello-00001-deployment", "namespace": "default", **OWNED}}
