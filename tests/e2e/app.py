@@ -59,8 +59,9 @@ class Server(ThreadingHTTPServer):
 
 
 server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
-# What a well-behaved application does at SIGTERM: no new connection, what has begun is finished.
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+if "ABRUPT" not in os.environ:  # then SIGTERM ends it in the middle of whatever it does
+    # What a well-behaved application does at SIGTERM: no new connection, what has begun is finished.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 print("listening", flush=True)
 server.serve_forever()
 sys.exit(0)
