@@ -63,9 +63,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 
 def explained(platform: Platform, revision: str = REVISION) -> dict[str, Any]:
-    account: dict[str, Any] = json.loads(
-        platform.zerogate("explain", revision, "-o", "json", "--data-dir", str(platform.data_dir)).stdout
-    )
+    account: dict[str, Any] = json.loads(platform.zerogate("explain", revision, "-o", "json").stdout)
     return account
 
 
