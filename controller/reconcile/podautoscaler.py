@@ -90,6 +90,7 @@ TIMED_OUT = "TimedOut"
 QUEUED = "Queued"
 PAUSED = "Paused"
 DRAINING = "Draining"
+INITIAL_SCALE = "InitialScale"
 
 _BUFFERED = "Requests to the target are being buffered as resources are provisioned."
 _ACTIVATION_GRACE = 30.0  # beyond the progress deadline, as in Knative
@@ -182,14 +183,9 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
         result = wanted(seen.desired, limits, _active(found), now)
         found = _judge(found, result.want, seen.ready, limits, now)
     step = _step(seen, result)
-    found = _explained(found, pa, result, _why(seen, result, step), now)
-    status = finish(
-        pa.obj,
-        found,
-        serviceName=name_of(pa.obj),
-        desiredScale=pa.desired_scale if result.want == UNDECIDED else result.want,
-        actualScale=seen.ready,
-    )
+    scale, why = _shown(seen, result, step)
+    found = _explained(found, pa, scale, why, now)
+    status = finish(pa.obj, found, serviceName=name_of(pa.obj), desiredScale=scale, actualScale=seen.ready)
     after = min((each for each in (result.after, step.after) if each is not None), default=None)
     return Plan(patch=_patches(seen, step), status=status, requeue_after=after, draining=step.draining)
 
@@ -367,10 +363,24 @@ def _judge_paused(found: Conditions, seen: ObservedPodAutoscaler, now: datetime)
     return CONDITIONS.mark_false(found, ACTIVE, PAUSED, message, now)
 
 
-def _explained(found: Conditions, pa: PodAutoscaler, result: Wanted, why: Explanation, now: datetime) -> Conditions:
+def _shown(seen: ObservedPodAutoscaler, result: Wanted, step: Step) -> tuple[int | None, Explanation | None]:
+    """The scale to tell people, and why it is that; None for what has been told. Until there is a decision it is what
+    the Deployment was made with."""
+    if result.want != UNDECIDED:
+        return result.want, _why(seen, result, step)
+    told = seen.pod_autoscaler.desired_scale
+    if told is not None or seen.replicas is None:
+        return told, None
+    text = f"{seen.replicas} to begin with, by initial-scale; no report from a gateway tells the load yet."
+    return seen.replicas, Explanation(INITIAL_SCALE, text)
+
+
+def _explained(
+    found: Conditions, pa: PodAutoscaler, scale: int | None, why: Explanation | None, now: datetime
+) -> Conditions:
     """The numbers of the moment in which the scale, or the rule behind it, changed."""
     before = conditions.get(pa.conditions, SCALE_EXPLAINED)
-    if result.want == UNDECIDED or (before and before.reason == why.reason and pa.desired_scale == result.want):
+    if why is None or (before and before.reason == why.reason and pa.desired_scale == scale):
         return found
     return CONDITIONS.mark_true(found, SCALE_EXPLAINED, now, *why)
 

@@ -143,7 +143,7 @@ def test_a_new_one_waits_for_its_first_replica() -> None:
     assert scaled(result) is None
     assert result.status is not None
     assert (result.status["serviceName"], result.status["actualScale"]) == (KEY.name, 0)
-    assert "desiredScale" not in result.status
+    assert (result.status["desiredScale"], verdict(result, "ScaleExplained")) == (1, (TRUE, "InitialScale"))
     assert verdict(result, "Active") == (UNKNOWN, "Queued")
     assert verdict(result, "Ready") == (UNKNOWN, "Queued")
     assert result.requeue_after == 630
