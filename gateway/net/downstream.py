@@ -20,8 +20,9 @@ left and its place is free at once. If it can, what is in hand is answered, pipe
 that nobody waits (see net.halfclose), and the connection closes after the last answer. In a tunnel half-close is passed
 on.
 
-A response that can't be completed is broken off: the missing last chunk or the missing bytes say so. Where the end of
-the connection is the end of the content (HTTP/1.0), only a reset can say it.
+A response that can't be completed is broken off with a reset. Mostly the missing last chunk or the missing bytes would
+say so too, but where the end of the connection is the end of the content (HTTP/1.0), only the reset does. The same goes
+for a complete response that its client does not take: what is left of it must not look like all of it.
 
 One timer per connection, re-armed only when the deadline moves forward: a timer that fires too early looks at the
 deadline again. So a keep-alive request costs no timer at all.
@@ -520,8 +521,11 @@ class Downstream(asyncio.Protocol):
         """End a response that can't be completed, in a way no client takes for its end."""
         self._exchange = None
         self._held = b""
-        if not self._persistent:
-            sock = self._transport.get_extra_info("socket")
+        self._cut()
+
+    def _cut(self) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:  # else it is closed, and `connection_lost` about to come
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         self._transport.abort()
 
@@ -568,6 +572,8 @@ class Downstream(asyncio.Protocol):
         """Tell the client that the gateway stops, where it can still be told."""
         if self._exchange is not None:
             self._exchange.fail(Stopping("The gateway is stopping."))
+        elif self._transport.get_write_buffer_size():
+            self._cut()
         else:
             self._transport.abort()
 
@@ -626,7 +632,7 @@ class Downstream(asyncio.Protocol):
             limit = self._listener.limits.head_timeout
             self._refuse(HeadTimeout(f"The head of the request took longer than {limit:g} s."))
         elif self._phase is _LINGER or self._transport.get_write_buffer_size():
-            self._transport.abort()  # of a response that was complete a while ago, something is still unread
+            self._cut()  # of a response that was complete a while ago, something is still unread
         else:
             self._transport.close()
 

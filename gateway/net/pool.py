@@ -9,15 +9,22 @@ asked: the first connection greets in HTTP/2, and an endpoint that does not gree
 answer is kept for that pod alone.
 
 HTTP/1.1 connections in use are bounded by the requests in flight, which the activator and the limit on downstream
-connections bound. An HTTP/2 connection is handed out only after the endpoint's SETTINGS, which say how many streams it
-takes; requests that arrive meanwhile wait for the same one. An endpoint whose PER_ENDPOINT connections are full gets no
-more requests from here (QueueFull).
+connections bound. At most DIALS are made to one endpoint at once: a burst that dials a thousand times overruns the
+endpoint's queue (100 in Python's asyncio, 511 in Node), whose kernel drops the rest, and tries again a second later,
+then two. Who has no turn waits for one, or for a connection that becomes free, which is mostly sooner; but not if
+nothing moved for CONNECT_TIMEOUT, nor longer than TURN_TIMEOUT. (10,000 HTTP/2 streams at once, twice, for one slow
+asyncio server: 69 s and 97 of them 5xx; with turns 23 s and none.)
+
+An HTTP/2 connection is handed out only after the endpoint's SETTINGS, which say how many streams it takes; requests
+that arrive meanwhile wait for the same one. An endpoint whose PER_ENDPOINT connections are full gets no more requests
+from here (QueueFull).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Connections", "Pool", "Pools", "SharedPool"]
 
 CONNECT_TIMEOUT = 5.0
+DIALS = 32
+TURN_TIMEOUT = 60.0
 DETECT_TIMEOUT = 1.0
 _MAX_DETECTED = 4096
 _CHECK_INTERVAL = 1.0
@@ -74,6 +83,21 @@ class Pools:
         self._h2c.close()
 
 
+_Waiter = asyncio.Future[Upstream | None]
+
+
+class _Dials:
+    """The dials to one endpoint that are under way, when the last of them led to a connection or one became free, and
+    who waits for either."""
+
+    __slots__ = ("count", "moved_at", "waiting")
+
+    def __init__(self, now: float) -> None:
+        self.count = 0
+        self.moved_at = now
+        self.waiting: deque[_Waiter] = deque()
+
+
 class Pool:
     """HTTP/1.1 connections: each carries one exchange at a time. `open` counts them, idle or not."""
 
@@ -81,18 +105,82 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._plan: PoolPlan[tuple[str, int], Upstream] = PoolPlan()
         self._timer: asyncio.TimerHandle | None = None
+        self._dials: dict[tuple[str, int], _Dials] = {}
         self.open = 0
 
     def try_take(self, endpoint: Endpoint) -> Upstream | None:
         """An idle connection to `endpoint`, None if there is none."""
-        upstream = self._plan.take((endpoint.host, endpoint.port))
-        if upstream is None or not upstream.is_closing():
-            return upstream
-        return self.try_take(endpoint)  # that one's `connection_lost` was about to come
+        key = (endpoint.host, endpoint.port)
+        upstream = self._plan.take(key)
+        while upstream is not None and (upstream.is_closing() or upstream.is_doubtful) and _is_spoilt(upstream):
+            upstream = self._plan.take(key)
+        return upstream
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
-        """A new connection. Raises UpstreamConnectFailure, Overloaded."""
+        """A new connection, or one that an exchange gave back while this waited for its turn to dial. Raises
+        UpstreamConnectFailure, Overloaded."""
         key = (endpoint.host, endpoint.port)
+        dials = self._dials.get(key)
+        if dials is None:
+            dials = self._dials[key] = _Dials(self._loop.time())
+        if dials.count == DIALS:
+            upstream = await self._turn(key, dials)
+            if upstream is not None:
+                return upstream
+        else:
+            dials.count += 1
+        try:
+            upstream = await self._dial(key)
+            dials.moved_at = self._loop.time()
+            return upstream
+        finally:
+            self._end_turn(key, dials)
+
+    async def _turn(self, key: tuple[str, int], dials: _Dials) -> Upstream | None:
+        """Wait until somebody else's dial has ended, and take over its turn (None), or for a connection."""
+        waiter: _Waiter = self._loop.create_future()
+        dials.waiting.append(waiter)
+        began = self._loop.time()
+        try:
+            while not (await asyncio.wait((waiter,), timeout=CONNECT_TIMEOUT))[0]:
+                _check_patience(key, dials, began, self._loop.time())
+        except (asyncio.CancelledError, UpstreamConnectFailure):
+            self._give_up(key, dials, waiter)
+            raise
+        upstream = waiter.result()
+        if upstream is not None and upstream.is_closing():  # in the turn of the loop between
+            return await self._turn(key, dials)
+        return upstream
+
+    def _give_up(self, key: tuple[str, int], dials: _Dials, waiter: _Waiter) -> None:
+        """Who waited leaves, maybe in the very turn of the loop in which it was told."""
+        if not waiter.done():
+            dials.waiting.remove(waiter)
+            return
+        upstream = waiter.result()
+        if upstream is None:
+            self._end_turn(key, dials)
+        else:
+            self.give(upstream)
+
+    def _end_turn(self, key: tuple[str, int], dials: _Dials) -> None:
+        if dials.waiting:
+            dials.waiting.popleft().set_result(None)
+            return
+        dials.count -= 1
+        if not dials.count:
+            del self._dials[key]
+
+    def _is_awaited(self, upstream: Upstream) -> bool:
+        """Hand a connection that is free to who has waited longest, if anybody does."""
+        dials = self._dials.get(upstream.key)
+        if dials is None or not dials.waiting:
+            return False
+        dials.moved_at = self._loop.time()
+        dials.waiting.popleft().set_result(upstream)
+        return True
+
+    async def _dial(self, key: tuple[str, int]) -> Upstream:
         upstream = Upstream(key, self)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -110,6 +198,8 @@ class Pool:
         """Take back a connection whose exchange is over and which may be used again."""
         now = self._loop.time()
         upstream.release(now)
+        if self._dials and not upstream.is_stuck and self._is_awaited(upstream):
+            return
         # Bytes of the last request that are still unsent would hold up the next one's, and its back-pressure unsaid.
         if upstream.is_stuck or not self._plan.give(upstream.key, upstream, now):
             upstream.close()
@@ -136,6 +226,20 @@ class Pool:
         for upstream in self._plan.expire(self._loop.time()):
             upstream.close()
         self._timer = self._loop.call_later(IDLE_LIMIT / 4, self._sweep) if self._plan.size else None
+
+
+def _check_patience(key: tuple[str, int], dials: _Dials, began: float, now: float) -> None:
+    """Raises UpstreamConnectFailure for who has waited since `began`."""
+    if now - dials.moved_at >= CONNECT_TIMEOUT or now - began >= TURN_TIMEOUT:
+        raise UpstreamConnectFailure(f"The endpoint {_named(key)} takes connections too slowly.")
+
+
+def _is_spoilt(upstream: Upstream) -> bool:
+    """Whether an idle connection is of no use: closed, its `connection_lost` about to come, or with bytes on it."""
+    if not upstream.is_closing() and not upstream.has_input():
+        return False
+    upstream.close()
+    return True
 
 
 class SharedPool:

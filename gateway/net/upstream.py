@@ -6,6 +6,20 @@ A connection carries one exchange at a time (no pipelining upstream: one slow re
 the response's head and content and hands them on; when the message is complete it tells its exchange whether it may
 be used again: both messages complete, the endpoint keeps it open, and not one byte too many.
 
+No byte that nobody asked for may become the beginning of the next client's response (RFC 9112 sections 6.3 and 9.2).
+Endpoints that send such bytes exist: they answer HEAD as they answer GET, or count characters for a Content-Length.
+What comes with the response or while the connection is idle closes it. What comes in the instant in which it is taken
+for the next request can't be told from an answer, by anybody (nginx, HAProxy and Envoy look at idle connections, and no
+further), so it must not come to that:
+
+- After a response to HEAD the connection is not used again, unless that said Content-Length: 0; nor after a 304 or 204
+  that announces content. A HEAD costs a connection, then (0.1 ms; across a network 470 a second to one endpoint, by the
+  60 s that a closed connection keeps its port). Other responses say themselves where their content ends.
+- After any other response that ended with its head, or whose client was slow to take it, `is_doubtful` has the pool ask
+  the kernel for bytes that the loop has not read yet, however short the connection was idle.
+- What comes all the same and does not begin like a response was under way before the request was: that is the same as a
+  connection that closed under it, before any byte of an answer.
+
 `is_reused` and `saw_response` are what the exchange needs to decide about a retry when the connection is lost.
 
 An endpoint may answer before it has read the request, and close: its kernel then resets the connection at the next byte
@@ -38,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Owner", "Upstream"]
 
 _NOT_WHOLE = frozenset((304, 426))
+_STATUS_LINE = b"HTTP/1."
 MAX_INTERIM = 16  # 1xx heads before a final one; more is an endpoint gone wrong
 FLUSH_TIMEOUT = 60.0  # for what a tunnel still has to deliver at its end
 _FRESH = 0.5  # less than any server's keep-alive time-out; the shortest known is 1 s
@@ -73,6 +88,7 @@ class Upstream(asyncio.Protocol):
         "_tunnel",
         "idle_from",
         "is_closing",
+        "is_doubtful",
         "is_open",
         "is_reused",
         "is_stuck",
@@ -95,6 +111,7 @@ class Upstream(asyncio.Protocol):
         self._trailers: list[bytes] = []
         self._interims = 0
         self.idle_from = 0.0
+        self.is_doubtful = False
         self.is_open = False
         self.is_reused = False
         self.is_stuck = False
@@ -127,8 +144,11 @@ class Upstream(asyncio.Protocol):
     def is_stale(self, now: float) -> bool:
         """Whether the endpoint has closed the connection, idle for a while, even if the loop has not noticed yet. While
         nothing is asked of it, anything that can be read is its end."""
-        if now - self.idle_from < _FRESH:
-            return False
+        return now - self.idle_from >= _FRESH and self.has_input()
+
+    def has_input(self) -> bool:
+        """Whether the kernel has something from the endpoint that the loop has not read; answers the doubt."""
+        self.is_doubtful = False
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
@@ -139,6 +159,7 @@ class Upstream(asyncio.Protocol):
         self.is_reused = True
         self.idle_from = now
         if not self._reading:  # the last client may have been slow
+            self.is_doubtful = True
             self.resume()
 
     def close(self) -> None:
@@ -205,7 +226,15 @@ class Upstream(asyncio.Protocol):
                 else:
                     self._begin(head, data, sink)
         except ProtocolError as error:
-            self._lose(error)
+            self._lose(self._as_loss(data) or error)
+
+    def _as_loss(self, data: bytes) -> UpstreamReset | None:
+        """What to tell of malformed bytes that are no answer, as nothing that was sent led to them: see the module."""
+        is_first = self._body is None and not self._buffer and not self._interims and not self._tunnel
+        if not is_first or not self.is_reused or _STATUS_LINE.startswith(data[: len(_STATUS_LINE)]):
+            return None
+        self.saw_response = False
+        return UpstreamReset("The endpoint sent bytes that belong to no response, before the one to this request.")
 
     def _begin(self, head: ResponseHead | None, data: bytes, sink: ResponseSink) -> None:
         """A response that did not come in one piece; `head` is what `data` begins with, None if it is not complete."""
@@ -231,11 +260,18 @@ class Upstream(asyncio.Protocol):
         if self._sink is not sink:
             return
         if body is None:
+            self._doubt(head)
             self._complete(rest)
             return
         self._body = body
         if rest:
             self._feed(rest)
+
+    def _doubt(self, head: ResponseHead) -> None:
+        """A response is over with its head, as we read it: does the endpoint know?"""
+        is_sure = head.content_length == 0 if self._method == b"HEAD" else not (head.content_length or head.chunked)
+        self.is_doubtful = True
+        self._keep = self._keep and is_sure
 
     def _switch(self, head: ResponseHead, rest: bytes, sink: ResponseSink) -> None:
         sink.response_switch(head)  # raises if nobody asked for it

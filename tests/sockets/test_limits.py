@@ -196,7 +196,8 @@ async def test_content_that_grows_too_large_after_the_response_began(gateway: Ga
     async with asyncio.timeout(5):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"1000\r\n" + b"x" * 4096)
-        assert len(await reader.read()) < 100
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
     writer.close()
     await gateway.idle()
 
@@ -247,7 +248,8 @@ async def test_content_that_comes_too_slowly_after_the_response_began(gateway: G
     writer.write(POST + b"Content-Length: 1000\r\n\r\nx")
     async with asyncio.timeout(5):
         await reader.readuntil(b"\r\n\r\n")
-        assert len(await reader.read()) < 100
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
     writer.close()
 
 

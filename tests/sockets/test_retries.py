@@ -173,3 +173,68 @@ async def test_a_closed_connection_is_not_used_for_what_is_sent_once(
         await loop.sock_sendall(second, OK)
         assert await client.response(2) == OK
     client.close()
+
+
+class Queue:
+    """An endpoint whose kernel takes one connection, and nobody accepts it until the test does."""
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.listening.setblocking(False)
+        self.port: int = self.listening.getsockname()[1]
+
+    async def accept(self) -> socket.socket:
+        connection, _ = await asyncio.get_running_loop().sock_accept(self.listening)
+        return connection
+
+    async def answer(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        assert (await loop.sock_recv(connection, 1000)).startswith(b"GET / ")
+        await loop.sock_sendall(connection, OK)
+
+
+async def test_a_burst_of_connects_takes_turns(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While as many are under way to one endpoint as may, a request waits for a connection that becomes free, however
+    long the others' take, or for its turn."""
+    monkeypatch.setattr("gateway.net.pool.DIALS", 1)
+    endpoint = Queue()
+    gateway.route(endpoint.port)
+    first = await gateway.client(GET)
+    await until(lambda: gateway.pools.open == 1)
+    stuck = await gateway.client(GET)  # the endpoint's queue is full
+    await until(lambda: gateway.exchanges.in_flight == 2)
+    others = [await gateway.client(GET) for _ in range(3)]
+    await until(lambda: gateway.exchanges.in_flight == 5)
+    others[1].close()  # who leaves takes no turn
+    await until(lambda: gateway.exchanges.in_flight == 4)
+    connection = await endpoint.accept()
+    for client in (first, others[0], others[2]):
+        await endpoint.answer(connection)
+        assert await client.response(2) == OK
+    second = await endpoint.accept()  # its kernel asked again
+    await endpoint.answer(second)
+    assert await stuck.response(2) == OK
+    assert gateway.pools.open == 2
+    for one in (first, stuck, *others):
+        one.close()
+    for one in (connection, second, endpoint.listening):
+        one.close()
+
+
+async def test_an_endpoint_that_takes_no_connection_in_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 for who dials and for who waits for a turn, and nobody keeps one."""
+    monkeypatch.setattr("gateway.net.pool.DIALS", 1)
+    monkeypatch.setattr("gateway.net.pool.CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr("gateway.exchange.MAX_DIALS", 1)
+    endpoint = Queue()
+    gateway.route(endpoint.port)
+    clients = [await gateway.client(GET)]
+    await until(lambda: gateway.pools.open == 1)
+    clients += [await gateway.client(GET) for _ in range(3)]
+    for client in clients[1:]:
+        assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+    assert not gateway.pools.http1._dials
+    for client in clients:
+        client.close()
+    await gateway.idle()
+    endpoint.listening.close()
