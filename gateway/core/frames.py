@@ -14,6 +14,8 @@ the pure `hpack` takes 26 and 22. Measured on one gRPC unary exchange, client's 
 jh2's decoder panics (a BaseException, and a backtrace on standard error) on a literal that ends before its string
 begins, which one byte from a peer can be. So `_check_block` walks a block first; it also refuses what RFC 7541 section
 4.2 does and jh2 does not, a table size update after a field. Nothing else made it panic in 180,000 mutated blocks.
+jh2 also takes a Huffman string whose padding is not of ones, which section 5.2 calls an error: two spellings of one
+value, which is compared, logged and sent on decoded. To find it would take decoding each string a second time.
 
 A peer sends the same few blocks again and again, most of them nothing but indices into the table. A block that leaves
 the table as it is means the same until another changes it; so those that came twice, MAX_KEPT at most, are kept with

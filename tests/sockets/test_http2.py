@@ -14,6 +14,9 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
 
+from gateway.contract import Revision, RevisionId, RouteId, RouteRule, Split, Update, apply
+from gateway.net.downstream2 import MAX_STREAMS
+from gateway.net.stream2 import STREAM_WINDOW
 from tests.polling import until
 from tests.sockets.http2 import GET, HOST, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, PROTOCOL_ERROR, Client
 
@@ -371,6 +374,46 @@ async def test_an_upload_goes_as_fast_as_its_endpoint_reads(gateway: Gateway, cl
     await client.until(send_what_may_be_sent)
     assert (await client.answer(number)).body == b"hi"
     assert got[0] == size
+
+
+async def test_stalled_uploads_hold_up_no_other(gateway: Gateway, client: Client) -> None:
+    """All but one of the streams there may be have as much content here as may be, for an endpoint that does not come;
+    the last one's upload goes on, ten windows of it."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(size)
+        writer.write(OK)
+
+    size = 10 * STREAM_WINDOW
+    cold = RevisionId("default", "cold-00001")
+    gateway.route(await gateway.endpoint(endpoint))
+    rules = (RouteRule("cold.default.localhost", (Split(cold, 100),)),)
+    version = gateway.snapshot.version
+    update = Update(version, version + 1, {RouteId("default", "cold"): rules}, {cold: Revision(cold, probe=None)})
+    gateway.snapshot = apply(gateway.snapshot, update)
+    gateway.exchanges.apply(update, gateway.snapshot)
+    gateway.activator.apply(update, gateway.snapshot)
+    stalled = [client.ask(method="POST", end=False, host="cold.default.localhost") for _ in range(MAX_STREAMS - 1)]
+    last = client.ask(method="POST", end=False, content_length=str(size))
+    await client.until(lambda: client.window > MAX_STREAMS * STREAM_WINDOW)  # the gateway's own, told first
+    for number in stalled:
+        while room := min(client.answers[number].window, 16384):
+            client.send(number, bytes(room))
+    sent = 0
+
+    def send_what_may_be_sent() -> bool:
+        nonlocal sent
+        while room := min(client.room(last), 16384, size - sent):
+            client.send(last, bytes(room), end=sent + room == size)
+            sent += room
+        return sent == size
+
+    await client.until(send_what_may_be_sent)
+    assert (await client.answer(last)).body == b"hi"
+    for number in stalled:
+        client.reset(number)
+    await gateway.idle()
 
 
 async def test_windows_may_shrink(gateway: Gateway, client: Client) -> None:
