@@ -6,6 +6,11 @@ the same window. A window does not count against the client when it is not the c
 read for any part of it (the endpoint is slow, or there is none yet and the early content waits), or when the server
 side spoke. No client gets out of the count that way: to have us stop reading it must first send more than the least.
 
+What it bounds, where `containerConcurrency` makes places few: who sends a head and nothing else has its place for one
+window (30 s), who sends just enough for as long as the revision's `timeoutSeconds`. As with Knative's own queue-proxy,
+a request has its place from its head on; content is not gathered before, as that would take from applications what they
+may do with it as it comes. Who needs a closer bound has a shorter window, and `max_connections_per_client`.
+
 gRPC's streams are not counted at all, for they may be silent by design (`net.downstream2`).
 
 The count begins when content is waited for: with the head, but after `Expect: 100-continue` only with the endpoint's

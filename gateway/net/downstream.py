@@ -15,7 +15,7 @@ that both leave in one write.
 
 End of file means that the client sends no more: it left, or it half-closed its connection and waits for the answer (as
 `nc -N` does). The exchange knows whether the difference can be found out (`client_ended`); if it can't, and between
-requests, in the middle of one, from an HTTP/1.0 client and over TLS (whose clients close both ways), the client has
+requests, in the middle of one, from an HTTP/1.0 client and over TLS, the client has
 left and its place is free at once. If it can, what is in hand is answered, pipelined requests included, a reset tells
 that nobody waits (see net.halfclose), and the connection closes after the last answer. In a tunnel half-close is passed
 on.

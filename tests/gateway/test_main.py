@@ -130,7 +130,8 @@ def write_pair(folder: Path, pair: tuple[str, str]) -> list[str]:
 
 @pytest.mark.slow
 async def test_tls_by_two_workers(feed: TestServer, backend: TestServer, tmp_path: Path, authority: Authority) -> None:
-    """Each serves the default certificate, new files from the next handshake on, and /metrics counts the handshakes."""
+    """Each serves the default certificate, new files from the next handshake on, and its own sessions' resumption; what
+    the other has made is a full handshake. /metrics counts both."""
     options = write_pair(tmp_path, authority.issue(HOST))
     context = ssl.create_default_context(cadata=authority.pem)
     async with started(feed, tmp_path, "--workers", "2", "--tls-listen", "127.0.0.1:0", *options) as gateway:
@@ -144,13 +145,31 @@ async def test_tls_by_two_workers(feed: TestServer, backend: TestServer, tmp_pat
             writer.close()
             return expires
 
+        def resumed() -> int:
+            """How many of forty connections resume the session of the one before."""
+            count, before = 0, None
+            for _ in range(40):
+                with (
+                    socket.create_connection(("127.0.0.1", port)) as plain,
+                    context.wrap_socket(plain, server_hostname=HOST, session=before) as client,
+                ):
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % HOST.encode())
+                    while client.recv(1000):  # tickets come with the answer
+                        pass
+                    count += bool(client.session_reused)
+                    before = client.session
+            return count
+
         async with aiohttp.ClientSession() as session:
             assert len({await ask() for _ in range(10)}) == 1
             write_pair(tmp_path, authority.issue(HOST, days=60))
             after = {await ask() for _ in range(10)}
             assert len(after) == 1
             text = await metrics(gateway, session)
-        assert "zerogate_gateway_tls_handshakes_total 20" in text
+            assert "zerogate_gateway_tls_handshakes_total 20" in text
+            count = await asyncio.to_thread(resumed)
+            assert 0 < count < 40
+            assert f"zerogate_gateway_tls_resumed_total {count}" in await metrics(gateway, session)
 
 
 @pytest.mark.slow

@@ -199,6 +199,51 @@ async def test_a_client_that_does_not_read_stops_the_endpoint(gateway: Gateway, 
     writer.close()
 
 
+async def test_the_clients_goodbye_is_that_it_left(gateway: Gateway, authority: Authority) -> None:
+    """Its place is free at once, though it keeps the socket until it has the gateway's goodbye, as asyncio's do."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        left.set()
+
+    await gateway.start_tls()
+    gateway.route(await gateway.endpoint(endpoint), container_concurrency=1)
+    gateway.certify(hello=((HOST,), authority.issue(HOST)))
+    _, writer = await connect(gateway, trusting(authority))
+    writer.write(GET)
+    async with asyncio.timeout(5):
+        await asked.wait()
+        writer.close()
+        await left.wait()
+        await writer.wait_closed()
+    await gateway.left()
+
+
+async def test_a_response_cut_short_is_reset(gateway: Gateway, authority: Authority) -> None:
+    """As without TLS; and no goodbye is said, which would call it complete."""
+    seen = asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        await seen.wait()
+
+    await gateway.start_tls()
+    gateway.route(await gateway.endpoint(endpoint))
+    gateway.certify(hello=((HOST,), authority.issue(HOST)))
+    reader, writer = await connect(gateway, trusting(authority))
+    writer.write(GET.replace(b"1.1", b"1.0"))
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"half")
+        seen.set()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    writer.close()
+
+
 async def test_the_gateways_goodbye_is_said(secure: Gateway, authority: Authority) -> None:
     """`Connection: close` ends with close_notify, so that the client knows the answer for whole."""
     plain = socket.create_connection(("127.0.0.1", secure.tls_port))
