@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 Everything that decides is the code that runs in earnest: the gateway's `LoadMeter` and `Throttler`, the autoscaler's
-`Deciders`, the PodAutoscaler's `reconcile`. What is simulated is what takes time: requests, processes that start, and
-the rhythm of reports (1 s) and ticks (2 s). One gateway worker, one controller, no network.
+`Deciders`, the PodAutoscaler's `reconcile` with the drain of replicas that go. What is simulated is what takes time:
+requests, processes that start, and the rhythm of reports (1 s) and ticks (2 s). One gateway worker, one controller, no
+network: what the one asks the other knows at once.
 
 It is a queue of events, and time is whatever the next one says; events of the same moment happen in the order of
 `_Event`. So a day without requests costs its reports and ticks, some 130,000 events.
@@ -14,17 +15,20 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from controller.apis.meta import Key
+from controller.apis import kinds
+from controller.apis.meta import Key, format_time
 from controller.apis.podautoscaler import parse
+from controller.apis.pods import deletion_rank
 from controller.autoscaler.kpa import TICK
 from controller.autoscaler.ticker import Deciders
 from controller.config.store import Config
+from controller.reconcile.drain import Progress
 from controller.reconcile.podautoscaler import ObservedPodAutoscaler, reconcile
 from gateway.contract import Endpoint, RevisionId, Stat
 from gateway.core.concurrency import LoadMeter
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from controller.apis.meta import JsonObject
+    from controller.reconcile.plan import Plan
     from gateway.core.throttler import Place
 
 __all__ = ["Arrival", "Moment", "Settings", "World"]
@@ -86,10 +91,28 @@ class _Event(IntEnum):
     RECONCILE = 6
 
 
-@dataclass(slots=True)
 class _Pod:
-    endpoint: Endpoint
-    is_ready: bool = False
+    """`obj` is what the API server would hold of it."""
+
+    __slots__ = ("endpoint", "is_ready", "obj")
+
+    def __init__(self, number: int, now: float) -> None:
+        name = f"pod-{number}"
+        self.endpoint = Endpoint("127.0.0.1", number % 65535 + 1, name)
+        self.is_ready = False
+        created = format_time(_START + timedelta(seconds=now))
+        self.obj: JsonObject = {
+            "metadata": {"namespace": KEY.namespace, "name": name, "uid": name, "creationTimestamp": created},
+            "spec": {"nodeName": "simulated"},
+            "status": {"phase": "Running", "conditions": []},
+        }
+
+    def become_ready(self) -> None:
+        self.is_ready = True
+        self.obj["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+
+    def mark(self, annotations: JsonObject) -> None:
+        self.obj["metadata"]["annotations"] = annotations
 
 
 class World:
@@ -105,12 +128,20 @@ class World:
         """Requests that came when there was no ready pod."""
         self.refused = 0
         self.replicas = replicas
-        self.deciders = Deciders(config=lambda: settings.config, enqueue=self._enqueue, clock=lambda: self.now)
+        self._draining: dict[str, float] = {}  # the pods that drain, and since when
+        self.deciders = Deciders(
+            config=lambda: settings.config,
+            enqueue=self._enqueue,
+            draining=lambda _: self._draining.keys(),
+            clock=lambda: self.now,
+        )
         self._settings = settings
         self._cold_start = cold_start
         self._meter = LoadMeter()
         self._throttler: Throttler[int] = Throttler(
-            container_concurrency=settings.container_concurrency, queue_limit=settings.queue_limit
+            container_concurrency=settings.container_concurrency,
+            queue_limit=settings.queue_limit,
+            on_drained=lambda: self._enqueue(KEY),
         )
         self._events: list[tuple[float, _Event, int]] = []
         self._coming: deque[Arrival] = deque()
@@ -161,7 +192,7 @@ class World:
             case _Event.POD_READY:
                 pod = self._starting.pop(number, None)
                 if pod is not None:
-                    pod.is_ready = True
+                    pod.become_ready()
                     self._publish()
             case _Event.REQUEST_ENDS:
                 self._meter.depart(_ID, self.now)
@@ -194,6 +225,8 @@ class World:
             self._serve([(number, place)])
         elif self._throttler.enqueue(number, point):
             self._at(self.now + self._settings.timeout, _Event.REQUEST_GIVES_UP, number)
+            if self._draining and self._throttler.capacity == 0:
+                self.deciders.on_stats("gateway", [Stat(_ID, 1.0, 0.0)])
         else:
             self.refused += 1
             self._meter.depart(_ID, self.now)
@@ -210,22 +243,23 @@ class World:
     def _resize(self) -> None:
         while len(self._pods) < self.replicas:
             self._made += 1
-            pod = _Pod(Endpoint("127.0.0.1", self._made % 65535 + 1, f"pod-{self._made}"))
+            pod = _Pod(self._made, self.now)
             self._pods.append(pod)
             self._starting[self._made] = pod
             self._at(self.now + self._cold_start(), _Event.POD_READY, self._made)
-        kept = self._pods[: self.replicas]
-        if len(kept) < len(self._pods):
-            self._starting = {number: pod for number, pod in self._starting.items() if pod in kept}
-            self._pods = kept
+        gone = sorted(self._pods, key=lambda pod: deletion_rank(pod.obj))[: len(self._pods) - self.replicas]
+        if gone:
+            self._starting = {number: pod for number, pod in self._starting.items() if pod not in gone}
+            self._pods = [pod for pod in self._pods if pod not in gone]
         self._publish()
 
     def _publish(self) -> None:
         """Tell both sides which pods there are: the gateway at once, as its probes would, and the caches."""
-        woken = self._throttler.update([pod.endpoint for pod in self._pods], self._settings.container_concurrency)
-        ready = {pod.endpoint for pod in self._pods if pod.is_ready}
+        endpoints = [replace(pod.endpoint, draining=pod.endpoint.pod in self._draining) for pod in self._pods]
+        woken = self._throttler.update(endpoints, self._settings.container_concurrency)
+        ready = {pod.endpoint.pod for pod in self._pods if pod.is_ready}
         for place in self._throttler.places:
-            if place.endpoint in ready:
+            if place.endpoint.pod in ready:
                 woken += self._throttler.open(place)
         self._serve(woken)
         before, self._slice = self._slice, _endpoint_slice(self._pods)
@@ -245,17 +279,42 @@ class World:
         self._due = inf
         decision = self.deciders.decision(KEY)
         assert decision is not None
-        seen = ObservedPodAutoscaler(parse(self._object), decision.desired, self.deciders.ready(KEY), self.replicas)
+        seen = ObservedPodAutoscaler(
+            parse(self._object),
+            decision.desired,
+            self.deciders.ready(KEY),
+            self.replicas,
+            pods=tuple(pod.obj for pod in self._pods),
+            progress=self._progress(),
+        )
         plan = reconcile(seen, self._settings.config, _START + timedelta(seconds=self.now))
         if plan.requeue_after is not None:
             self._reconcile_at(self.now + max(plan.requeue_after, _SOON))
-        for patch in plan.patch:
-            self.replicas = patch.body["spec"]["replicas"]
-            self._resize()
+        self._carry_out(plan)
         if plan.status is not None:
             before, self._object = self._object, {**self._object, "status": plan.status}
             self.deciders.on_pod_autoscaler(before, self._object)
             self._enqueue(KEY)
+
+    def _progress(self) -> Progress:
+        loads = {place.endpoint.pod: place.in_flight for place in self._throttler.places}
+        draining = {pod: self.now - since for pod, since in self._draining.items()}
+        return Progress(bool(draining), draining, loads, frozenset(pod for pod in draining if not loads.get(pod)))
+
+    def _carry_out(self, plan: Plan) -> None:
+        draining = {pod: self._draining.get(pod, self.now) for pod in plan.draining or ()}
+        if draining.keys() != self._draining.keys():
+            self._draining = draining
+            self._publish()
+        for patch in plan.patch:
+            if patch.kind is kinds.POD:
+                next(pod for pod in self._pods if pod.endpoint.pod == patch.key.name).mark(
+                    patch.body["metadata"]["annotations"]
+                )
+                self._enqueue(KEY)
+            else:
+                self.replicas = patch.body["spec"]["replicas"]
+                self._resize()
 
     def _write(self) -> None:
         decision = self.deciders.decision(KEY)
@@ -291,5 +350,12 @@ def _endpoint_slice(pods: Iterable[_Pod]) -> JsonObject:
             "name": "slice",
             "labels": {"kubernetes.io/service-name": f"{KEY.name}-private"},
         },
-        "endpoints": [{"addresses": [pod.endpoint.host], "conditions": {"ready": pod.is_ready}} for pod in pods],
+        "endpoints": [
+            {
+                "addresses": [pod.endpoint.host],
+                "targetRef": {"name": pod.endpoint.pod},
+                "conditions": {"ready": pod.is_ready},
+            }
+            for pod in pods
+        ],
     }

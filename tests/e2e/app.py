@@ -39,7 +39,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(os.environ.get("TARGET", "hello"))
 
     def do_POST(self) -> None:
-        self.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        content = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/sleep":
+            time.sleep(float(content))
+        self.answer(content)
 
     def answer(self, text: str) -> None:
         body = text.encode()

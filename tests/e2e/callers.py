@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 
 class Callers:
-    """Requests for a Service without a pause, from a few threads, until told to stop; remembers what came back."""
+    """Requests for the service `hello` without a pause, from a few threads, until told to stop; remembers what came
+    back. With a `body` they are POSTs, which nobody may send twice."""
 
-    def __init__(self, platform: Platform, count: int = 4, *, name: str = "hello", path: str = "/") -> None:
+    def __init__(self, platform: Platform, count: int = 4, *, path: str = "/", body: bytes | None = None) -> None:
         self._platform = platform
-        self._name, self._path = name, path
+        self._path, self._body = path, body
         self._stop = threading.Event()
         self.answered = 0
         self.failures: list[str] = []
@@ -34,7 +35,9 @@ class Callers:
     def _call(self) -> None:
         while not self._stop.is_set():
             try:
-                answer = self._platform.ask(self._name, self._path)
+                answer = self._platform.ask(
+                    "hello", self._path, method="POST" if self._body else "GET", body=self._body
+                )
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(repr(error))
                 self._stop.wait(0.01)  # refused: don't spin

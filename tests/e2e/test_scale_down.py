@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.e2e.harness import Answer, Platform
 
 REVISION = "hello-00001"
-LONG = 2.5
+LONG = b"3"
 """Seconds of a request; longer than a pod's preStop hook, which alone would not save it."""
 
 
@@ -101,8 +101,8 @@ def pids(platform: Platform, count: int = 30) -> set[int]:
 
 def test_up_and_down_under_load(service: Platform) -> None:
     """Every request is answered, those too that take longer than anybody's grace."""
-    with Callers(service, 4) as short, Callers(service, 4, path=f"/sleep?seconds={LONG}") as long:
-        for replicas in (3, 1, 4, 2, 1):
+    with Callers(service, 4) as short, Callers(service, 4, path="/sleep", body=LONG) as long:
+        for replicas in (3, 1, 4, 1):
             seen = long.answered
             scaled(service, replicas)
             wait_for("long requests in every phase", lambda seen=seen: long.answered >= seen + 4)
@@ -146,7 +146,7 @@ def test_a_rollout_under_load(service: Platform) -> None:
     service.apply(abrupt(service, "two", **limited))
     service.wait_ready("hello")
     wait_for("the second revision", lambda: service.ask("hello").text == "two")
-    with Callers(service, 6, path=f"/sleep?seconds={LONG}") as long:
+    with Callers(service, 6, path="/sleep", body=LONG) as long:
         wait_for("a queue", lambda: service.in_flight() == 6)
         service.apply(abrupt(service, "three"))
         service.wait_ready("hello")
