@@ -17,7 +17,7 @@ from controller.apis import kinds, labels
 from controller.apis.meta import JsonObject, Key, key_of, name_of
 from controller.cli.mistake import Mistake
 from controller.kube.client import KubeClient
-from controller.kube.errors import KubeError, NotFound
+from controller.kube.errors import KubeError, NotFound, Unavailable
 from controller.manifests import ManifestError, apply_manifest, check_namespace, kind_of, read_manifests
 from controller.paths import default_data_dir, kubeconfig_path
 
@@ -81,10 +81,15 @@ def _with_server(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 async def _session(command: Callable[..., Coroutine[Any, Any, None]], kubeconfig: Path, arguments: Any) -> None:
     try:
-        async with await KubeClient.from_kubeconfig(str(kubeconfig)) as kube:
-            await command(kube, **arguments)
+        client = await KubeClient.from_kubeconfig(str(kubeconfig))
     except KubeError as error:
         raise click.ClickException(str(error)) from error
+    try:
+        async with client as kube:
+            await command(kube, **arguments)
+    except KubeError as error:
+        hint = "; is `zerogate up` running?" if isinstance(error, Unavailable) and not error.status else ""
+        raise click.ClickException(f"{error}{hint}") from error
     except ManifestError as error:
         raise Mistake(str(error)) from error
 

@@ -143,7 +143,7 @@ async def _build(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[
         external_port=options.port,
         external_https_port=options.tls_port or 0,
     )
-    runtime = ProcessRuntime(data.root, Path.cwd())
+    runtime = ProcessRuntime(data.root, _working_dir())
     lull = Lull()
     agent = Agent(kube, runtime, logs, ports, options.images, lull)
     await agent.start()
@@ -258,6 +258,14 @@ def _check_ports(first: int, tls_port: int | None) -> None:
                 raise StartError(
                     f"port {port} (for {use}) can't be used: {error.strerror}; choose another with {option}"
                 ) from error
+
+
+def _working_dir() -> Path:
+    """Where relative commands and working directories of containers begin."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise StartError("the current folder has been removed; start zerogate in another one") from error
 
 
 def _open_data(root: Path) -> tuple[DataDir, Store]:

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
+import yaml
 from kubernetes_asyncio import config as kube_config
 from kubernetes_asyncio.client import Configuration
 
@@ -161,13 +163,14 @@ class KubeClient:
         async def load() -> None:
             await kube_config.load_kube_config(path, client_configuration=configuration, persist_config=False)
 
+        where = path or kube_config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
         try:
             await load()
-        except (kube_config.ConfigException, OSError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            # The last two are how the library words a file that is not a kubeconfig at all.
-            where = path or kube_config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+            return cls(configuration, load)  # which reads the certificates it names
+        except (kube_config.ConfigException, OSError, ValueError) as error:
             raise Unavailable(0, "", f"can't use the kubeconfig {where}: {error}") from error
-        return cls(configuration, load)
+        except (AssertionError, TypeError, AttributeError, yaml.YAMLError) as error:  # so the library takes other files
+            raise Unavailable(0, "", f"can't use the kubeconfig {where}: it is not one") from error
 
     @classmethod
     def in_cluster(cls) -> Self:
@@ -398,6 +401,9 @@ def _connection_errors(host: str) -> Iterator[None]:
         raise
     except TimeoutError as error:
         raise Unavailable(0, "Timeout", f"the API server {host} did not answer in time") from error
+    except aiohttp.ClientConnectorError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.os_error)
+        raise Unavailable(0, "", f"can't reach the API server {host}: {why}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Unavailable(0, "", f"can't reach the API server {host}: {error}") from error
 

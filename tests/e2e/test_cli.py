@@ -64,7 +64,7 @@ def test_logs_of_what_never_started(running: Platform) -> None:
         (("logs", "nobody"), 1, "no pod of a Service 'nobody'"),
         (("apply", "-f", "/no/such/file.yaml"), 2, "No such file"),
         (("get", "ksvc", "--kubeconfig", "/no/such/file"), 2, "/no/such/file is not there"),
-        (("get", "ksvc", "--kubeconfig", "/etc/passwd"), 1, "can't use the kubeconfig /etc/passwd"),
+        (("get", "ksvc", "--kubeconfig", "/etc/passwd"), 1, "can't use the kubeconfig /etc/passwd: it is not one"),
         (("delete", "ksvc"), 2, "either KIND NAME"),
     ],
 )
