@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
     from gateway.activator.activator import Activator, Lease
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
+    from gateway.core.concurrency import RevisionLoad
     from gateway.core.routing import Destination, RouteTable
     from gateway.core.traffic import WorkerTraffic
     from gateway.net.accesslog import AccessLog
@@ -90,17 +91,14 @@ _log = logging.getLogger(__name__)
 
 
 class Load(Protocol):
-    """Who counts the load of each revision for the autoscaler."""
+    """Who tells the autoscaler what each revision carries."""
 
-    def arrive(self, revision: RevisionId, now: float, /) -> bool:
-        """A request for the revision is here; it counts until `depart`, while it waits as well. True: the revision was
-        idle, so `announce` it."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that have arrived at a revision and not ended."""
 
-    def announce(self, revision: RevisionId) -> None:
-        """Its first request can't wait for the next report."""
-
-    def depart(self, revision: RevisionId, now: float, /) -> None:
-        """A request that arrived has been answered, or its client has left."""
+    def announce(self, load: RevisionLoad, /) -> None:
+        """A revision's first request (its `arrive` said so) can't wait for the next report."""
 
 
 class Served:
@@ -162,13 +160,17 @@ class Exchanges:
         self.random = random
         self.served: dict[RevisionId, Served] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        self.in_flight = 0
         self.queue_bytes = queue_bytes
         self.worker_queue_bytes = worker_queue_bytes
         self.has_certificate = has_certificate
         self.waiting_bytes = 0
         self.request_ids = request_ids(random)
         self.cold_starts = ColdStarts()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are waiting here, or being answered."""
+        return self.load.in_flight
 
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the routes and revisions an update changed."""
@@ -185,7 +187,6 @@ class Exchanges:
     def begin(self, downstream: Responder, head: RequestHead) -> Exchange | None:
         """Take on a request; None if it was answered here and then."""
         exchange = Exchange(self, downstream, head)
-        self.in_flight += 1
         try:
             exchange.start()
         except GatewayError as error:
@@ -298,10 +299,9 @@ class Exchange:
         host = rule.rewrite_host or head.host or b""
         self._wire_head = request_head(head, host, destination.additions, downstream.peer, request_id)
         self._served = served
-        load = shared.load
-        if load.arrive(revision, self._started):
-            load.announce(revision)
-        served.traffic.in_flight += 1
+        traffic = served.traffic
+        if traffic.arrive(self._started):
+            shared.load.announce(traffic)
         lease = shared.activator.try_acquire(revision)
         if lease is not None:
             self._lease = lease
@@ -688,7 +688,6 @@ class Exchange:
         """
         self.is_over = True
         shared = self._shared
-        shared.in_flight -= 1
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -708,9 +707,7 @@ class Exchange:
         duration = now - self._started
         served = self._served
         if served is not None:
-            shared.load.depart(served.revision.id, now)
-            served.traffic.in_flight -= 1
-            served.traffic.observe(self._status, duration)
+            served.traffic.end(now, self._status, duration)
         if shared.access_log.enabled:
             head = self._head
             peer = self._downstream.peer

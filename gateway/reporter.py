@@ -2,9 +2,8 @@
 
 Theory of operation
 -------------------
-`arrive` and `depart` frame a request's whole stay at this worker, the time in the activator's queue included: a request
-that waits is what a revision at zero needs a pod for. The arithmetic is `core.concurrency`; here are the clock and the
-rhythm.
+A request's whole stay at this worker counts, the time in the activator's queue included: a request that waits is what a
+revision at zero needs a pod for. The arithmetic is `core.concurrency`; here are the clock and the rhythm.
 
 A first request is announced at once (the poke that starts a cold revision). While requests wait, each second's Stats
 show them again, so a poke that met a controller without knowledge of the revision is repeated by itself. Stats are sent
@@ -25,7 +24,7 @@ from gateway.core.concurrency import LoadMeter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.contract import RevisionId
+    from gateway.core.concurrency import RevisionLoad
 
 __all__ = ["REPORT_PERIOD", "Reporter"]
 
@@ -35,21 +34,22 @@ REPORT_PERIOD = 1.0
 class Reporter:
     """The load of one worker. `poke` and `report` take what is to be sent and must not block."""
 
-    __slots__ = ("_meter", "_poke", "_report", "arrive", "depart")
+    __slots__ = ("_meter", "_poke", "_report")
 
     def __init__(self, *, poke: Callable[[Stat], None], report: Callable[[Stats], None]) -> None:
         self._meter = LoadMeter()
         self._poke = poke
         self._report = report
-        self.arrive = self._meter.arrive
-        """A request for `revision` came at `now`, on perf_counter's clock. To be followed by exactly one `depart`, and
-        by `announce` first if this says True."""
-        self.depart = self._meter.depart
-        """A request for `revision` that arrived is over at `now`, however it ended."""
 
-    def announce(self, revision: RevisionId) -> None:
-        """Tell at once that an idle revision has a request."""
-        self._poke(Stat(revision, 1.0, 1.0))
+    @property
+    def in_flight(self) -> int:
+        """Requests here now, of all revisions."""
+        return self._meter.in_flight
+
+    def announce(self, load: RevisionLoad) -> None:
+        """An idle revision has a request: say so at once, and report it each second until it is idle again."""
+        self._meter.add(load)
+        self._poke(Stat(load.revision, 1.0, 1.0))
 
     async def run(self) -> NoReturn:
         """Report every second, until cancelled. A late turn is not made up for: the averages know how long it was."""

@@ -31,7 +31,7 @@ from controller.config.store import Config
 from controller.reconcile.drain import Progress
 from controller.reconcile.podautoscaler import ObservedPodAutoscaler, reconcile
 from gateway.contract import Endpoint, RevisionId, Stat
-from gateway.core.concurrency import LoadMeter
+from gateway.core.concurrency import LoadMeter, RevisionLoad
 from gateway.core.throttler import Throttler
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class World:
         self._settings = settings
         self._cold_start = cold_start
         self._meter = LoadMeter()
+        self._load = RevisionLoad(_ID)
         self._throttler: Throttler[int] = Throttler(
             container_concurrency=settings.container_concurrency,
             queue_limit=settings.queue_limit,
@@ -195,11 +196,11 @@ class World:
                     pod.become_ready()
                     self._publish()
             case _Event.REQUEST_ENDS:
-                self._meter.depart(_ID, self.now)
+                self._load.depart(self.now)
                 self._serve(self._throttler.release(self._places.pop(number)))
             case _Event.REQUEST_GIVES_UP:
                 if self._throttler.cancel(number):
-                    self._meter.depart(_ID, self.now)
+                    self._load.depart(self.now)
             case _Event.REPORT:
                 self.deciders.on_stats("gateway", self._meter.report(self.now))
                 self._at(self.now + _REPORT, _Event.REPORT)
@@ -217,7 +218,8 @@ class World:
         self._requests.append(arrival)
         self.waits.append(inf)
         self.cold += self._throttler.capacity == 0
-        if self._meter.arrive(_ID, self.now):
+        if self._load.arrive(self.now):
+            self._meter.add(self._load)
             self.deciders.on_stats("gateway", [Stat(_ID, 1.0, 1.0)])
         point = number * _GOLDEN_RATIO % 1
         place = self._throttler.try_acquire(point)
@@ -229,7 +231,7 @@ class World:
                 self.deciders.on_stats("gateway", [Stat(_ID, 1.0, 0.0)])
         else:
             self.refused += 1
-            self._meter.depart(_ID, self.now)
+            self._load.depart(self.now)
 
     def _serve(self, woken: Iterable[tuple[int, Place]]) -> None:
         for number, place in woken:

@@ -25,64 +25,81 @@ from gateway.contract import Stat
 if TYPE_CHECKING:
     from gateway.contract import RevisionId
 
-__all__ = ["LoadMeter"]
+__all__ = ["LoadMeter", "RevisionLoad"]
 
 
-class _Entry:
-    __slots__ = ("announced", "area", "arrivals", "in_flight", "since")
+class RevisionLoad:
+    """The load of one revision at one worker. `is_known`: the next report has it."""
 
-    def __init__(self, now: float) -> None:
+    __slots__ = ("_announced", "_area", "_arrivals", "_since", "in_flight", "is_known", "revision")
+
+    def __init__(self, revision: RevisionId) -> None:
+        self.revision = revision
+        self.is_known = False
         self.in_flight = 0
-        self.area = 0.0  # request-seconds since `since`, but for those in flight
-        self.arrivals = 0
-        self.since = now
-        self.announced = 1  # of the next report's numbers, how much was sent at once
+        self._area = 0.0  # request-seconds since `_since`, but for those in flight
+        self._arrivals = 0
+        self._since = 0.0
+        self._announced = 0  # of the next report's numbers, how much was sent at once
 
-    def average(self, now: float) -> float:
-        elapsed = now - self.since
-        return self.area / elapsed + self.in_flight if elapsed > 0 else 0.0
+    def arrive(self, now: float) -> bool:
+        """A request came. True: the revision was idle; LoadMeter is to be told, and (1, 1) to be reported at once."""
+        if not self.is_known:
+            self.is_known = True
+            self._since = now
+            self.in_flight = self._arrivals = self._announced = 1
+            return True
+        self._area -= now - self._since
+        self.in_flight += 1
+        self._arrivals += 1
+        return False
 
-    def restart(self, now: float) -> None:
-        self.area = 0.0
-        self.arrivals = 0
-        self.announced = 0
-        self.since = now
+    def depart(self, now: float) -> None:
+        """A request that arrived has its answer, or its client left."""
+        self._area += now - self._since
+        self.in_flight -= 1
+
+    def report(self, now: float) -> Stat:
+        """The load since the last report, or since the first arrival. Without any the revision is idle from here on."""
+        elapsed = now - self._since
+        average = self._area / elapsed + self.in_flight if elapsed > 0 else 0.0
+        stat = Stat(self.revision, max(0.0, average - self._announced), self._arrivals - self._announced)
+        self.is_known = average != 0 or self.in_flight != 0
+        self._area = 0.0
+        self._arrivals = self._announced = 0
+        self._since = now
+        return stat
 
 
 class LoadMeter:
     """The load of every revision at one worker. Bounded by the number of revisions."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._entries: dict[RevisionId, _Entry] = {}
+        self._known: list[RevisionLoad] = []
 
-    def arrive(self, revision: RevisionId, now: float) -> bool:
-        """A request came. True: the revision was idle, and (1, 1) is to be reported at once."""
-        entry = self._entries.get(revision)
-        if entry is None:
-            entry = self._entries[revision] = _Entry(now)
-            entry.in_flight = entry.arrivals = 1
-            return True
-        entry.area -= now - entry.since
-        entry.in_flight += 1
-        entry.arrivals += 1
-        return False
+    @property
+    def in_flight(self) -> int:
+        """Requests here now, of all revisions."""
+        return sum(load.in_flight for load in self._known)
 
-    def depart(self, revision: RevisionId, now: float) -> None:
-        """A request that arrived has its answer, or its client left."""
-        entry = self._entries[revision]
-        entry.area += now - entry.since
-        entry.in_flight -= 1
+    def add(self, load: RevisionLoad) -> None:
+        """Report it from now on, until it is idle: its `arrive` said that it no longer is."""
+        self._known.append(load)
 
     def report(self, now: float) -> tuple[Stat, ...]:
-        """The load since the last report, one Stat per revision with an entry."""
-        stats: list[Stat] = []
-        for revision, entry in list(self._entries.items()):
-            average = entry.average(now)
-            stats.append(Stat(revision, max(0.0, average - entry.announced), entry.arrivals - entry.announced))
-            if average == 0 and entry.in_flight == 0:
-                del self._entries[revision]
-            else:
-                entry.restart(now)
-        return tuple(stats)
+        """The load since the last report, one Stat per revision that is not idle, or has just become so."""
+        stats: dict[RevisionId, Stat] = {}
+        for load in self._known:
+            stat = load.report(now)
+            before = stats.get(load.revision)
+            if before is not None:  # a revision that was removed and came back, while requests were in flight
+                stat = Stat(
+                    load.revision,
+                    before.average_concurrency + stat.average_concurrency,
+                    before.request_count + stat.request_count,
+                )
+            stats[load.revision] = stat
+        self._known = [load for load in self._known if load.is_known]
+        return tuple(stats.values())

@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.core.concurrency import RevisionLoad
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -37,22 +39,24 @@ class Family(NamedTuple):
     bounds: tuple[float, ...] = ()
 
 
-class RevisionTraffic:
-    """What one worker has seen of one revision."""
+class RevisionTraffic(RevisionLoad):
+    """What one worker has seen of one revision: its load, and what became of the requests."""
 
-    __slots__ = ("buckets", "classes", "in_flight", "labels", "parked", "seconds", "waiting_bytes")
+    __slots__ = ("buckets", "classes", "labels", "parked", "seconds", "waiting_bytes")
 
     def __init__(self, revision: Revision) -> None:
+        super().__init__(revision.id)
         self.labels = (revision.id.namespace, revision.service, revision.configuration, revision.id.name)
         self.classes = [0] * len(_CLASSES)
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
-        self.in_flight = 0
         self.parked = 0
         self.waiting_bytes = 0  # of requests that wait for an endpoint, or may have to be sent again
 
-    def observe(self, status: int, seconds: float) -> None:
-        """A request ended with `status` (0: the client left first) after `seconds`."""
+    def end(self, now: float, status: int, seconds: float) -> None:
+        """A request that arrived has ended with `status` (0: the client left first) after `seconds`."""
+        self._area += now - self._since  # `depart`, written out: every request comes this way
+        self.in_flight -= 1
         self.classes[status // 100] += 1
         self.buckets[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds

@@ -16,6 +16,7 @@ from controller.dataplane.compile import Delta
 from controller.dataplane.server import FeedServer
 from gateway.activator.activator import Activator
 from gateway.contract import FEED_PATH, Endpoint, Revision, RevisionId
+from gateway.core.concurrency import RevisionLoad
 from gateway.feed import Feed
 from gateway.reporter import Reporter
 
@@ -71,8 +72,9 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
     following = loop.create_task(feed.run())
     async with asyncio.timeout(10):
         await applied.wait()
-        assert reporter.arrive(ID, perf_counter())
-        reporter.announce(ID)
+        load = RevisionLoad(ID)
+        assert load.arrive(perf_counter())
+        reporter.announce(load)
         waiting = loop.create_task(activator.acquire(ID))
         assert await decided.get() == Key(*ID)
         decision = deciders.decision(Key(*ID))
@@ -86,7 +88,7 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
         lease = await waiting
     assert lease.endpoint.port == unused_tcp_port
     lease.release()
-    reporter.depart(ID, perf_counter())
+    load.depart(perf_counter())
 
     following.cancel()
     with suppress(asyncio.CancelledError):

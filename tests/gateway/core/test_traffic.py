@@ -9,8 +9,10 @@ from gateway.core.traffic import BUCKETS, Family, RevisionTraffic, merged, revis
 def test_a_request_is_counted_by_class_and_bucket() -> None:
     """A duration equal to a bound belongs to that bound's bucket (le means less or equal)."""
     traffic = RevisionTraffic(Revision(RevisionId("ns", "rev"), service="svc", configuration="cfg"))
-    traffic.observe(200, BUCKETS[0])
-    traffic.observe(503, 1000.0)
+    for now, status, seconds in ((1.0, 200, BUCKETS[0]), (1000.0, 503, 1000.0)):
+        traffic.arrive(0.0)
+        traffic.end(now, status, seconds)
+    assert traffic.in_flight == 0
     requests, durations, *_ = revision_families([traffic])
     assert requests.samples == {("ns", "svc", "cfg", "rev", "2xx"): (1,), ("ns", "svc", "cfg", "rev", "5xx"): (1,)}
     total, *buckets = durations.samples["ns", "svc", "cfg", "rev"]
@@ -29,8 +31,9 @@ def test_workers_add_up() -> None:
 def test_a_revision_is_told_from_its_first_request_on() -> None:
     """One that nobody asked for has no series; one request in flight, or one that ended, gives it all of them."""
     idle, busy, done = (RevisionTraffic(Revision(RevisionId("default", name))) for name in ("idle", "busy", "done"))
-    busy.in_flight = 1
-    done.observe(200, 0.1)
+    for one in (busy, done):
+        one.arrive(0.0)
+    done.end(0.1, 200, 0.1)
     _, durations, in_flight, parked = revision_families([idle, busy, done])
     for family in (durations, in_flight, parked):
         assert [labels[-1] for labels in family.samples] == ["busy", "done"]
