@@ -19,6 +19,7 @@ from controller.admin import admin_app, listening
 from controller.apis import kinds, labels
 from controller.apis.conditions import find, is_ready
 from controller.apis.meta import Key, is_deleting, key_of, name_of
+from controller.apis.pods import DELETION_COST, FIRST_TO_GO
 from controller.assembly import ControlPlane
 from controller.config.store import Config
 from controller.embedded import workloads
@@ -37,6 +38,7 @@ from gateway.contract import (
     Certificate,
     CertificateId,
     Hello,
+    InFlight,
     Peers,
     RevisionId,
     RouteId,
@@ -68,7 +70,8 @@ class World:
 
     def __init__(self, kube, plane, url):
         self.kube, self.plane, self.url = kube, plane, url
-        self.snapshot, self.socket = Snapshot(), None
+        self.snapshot, self.socket, self.end = Snapshot(), None, None
+        self.loads = {}  # what the gateway has in flight at each pod
 
     async def until(self, condition):
         async with asyncio.timeout(20):
@@ -110,6 +113,17 @@ class World:
                         continue
                     self.snapshot = apply(self.snapshot, message)
                     await self.socket.send_str(serialise_message(Ack(self.snapshot.version)))
+                    await self.tell_loads()
+
+    async def tell_loads(self):
+        """As a worker does of revisions that shrink."""
+        asked = [key for key, revision in self.snapshot.revisions.items() if revision.shrinking]
+        if asked:
+            await self.socket.send_str(serialise_message(InFlight(dict.fromkeys(asked, self.loads))))
+
+    def serving(self, revision):
+        """The pods that take new requests."""
+        return {end.pod for end in self.snapshot.revisions[revision].endpoints if end.ready and not end.draining}
 
     async def poke(self, revision):
         await self.socket.send_str(serialise_message(Stats((Stat(revision, 1.0, 1.0),))))
@@ -172,6 +186,19 @@ async def api(tmp_path, crds, credentials):
     store.close()
 
 
+@contextlib.asynccontextmanager
+async def controlled(kube, planes):
+    """A control plane over the API server, which becomes the one in `planes`, and a gateway that follows it."""
+    plane = ControlPlane(kube, "feed-secret", extra=(workloads.DEPLOYMENTS, workloads.SERVICES, kubelet()))
+    planes[:] = [plane]
+    async with running(plane.run()), listening(plane.feed.app, "127.0.0.1", 0) as port:
+        made = World(kube, plane, f"http://127.0.0.1:{port}")
+        async with running(made.gateway()):
+            async with asyncio.timeout(20):
+                await plane.ready.wait()
+            yield made
+
+
 @pytest.fixture
 async def world(tmp_path, crds, credentials):
     store = Store(tmp_path / "store")
@@ -190,15 +217,9 @@ async def world(tmp_path, crds, credentials):
         }
         for data in (domain, scaler):
             await kube.create(kinds.CONFIG_MAP, data)
-        extra = (workloads.DEPLOYMENTS, workloads.SERVICES, kubelet())
-        plane = ControlPlane(kube, "feed-secret", extra=extra)
-        planes.append(plane)
-        await stack.enter_async_context(running(plane.run()))
-        port = await stack.enter_async_context(listening(plane.feed.app, "127.0.0.1", 0))
-        made = World(kube, plane, f"http://127.0.0.1:{port}")
-        await stack.enter_async_context(running(made.gateway()))
-        async with asyncio.timeout(20):
-            await plane.ready.wait()
+        life = await stack.enter_async_context(contextlib.AsyncExitStack())
+        made = await life.enter_async_context(controlled(kube, planes))
+        made.end = life.aclose
         yield made
 
 
@@ -281,6 +302,91 @@ async def test_a_poke_wakes_a_revision_at_zero(world):
     decided, created, _ = endpoint.milestones
     assert before <= decided <= created <= datetime.now(UTC).timestamp()
     assert len((await world.kube.list(kinds.POD, "default"))["items"]) == 1
+
+
+SCALED = RevisionId("default", "hello-00001")
+
+
+async def scale(world, replicas):
+    """By the bounds, whatever the load is; without any nothing is decided."""
+    await world.poke(SCALED)
+    annotations = {f"autoscaling.knative.dev/{bound}-scale": str(replicas) for bound in ("min", "max")}
+    await world.kube.patch(kinds.REVISION, Key(*SCALED), {"metadata": {"annotations": annotations}})
+
+
+async def scaled(world, replicas):
+    """A service at so many replicas that all serve."""
+    annotations = {f"autoscaling.knative.dev/{bound}-scale": str(replicas) for bound in ("min", "max")}
+    await world.kube.create(kinds.SERVICE, service(annotations=annotations))
+    await world.ready(kinds.SERVICE, HELLO)
+    await world.routed(lambda s: SCALED in s.revisions and len(world.serving(SCALED)) == replicas)
+    return world.serving(SCALED)
+
+
+async def replicas(world):
+    """What the Deployment asks for, and the pods that are not going."""
+    deployment = await world.kube.get(kinds.DEPLOYMENT, Key("default", "hello-00001-deployment"))
+    pods = (await world.kube.list(kinds.POD, "default"))["items"]
+    return deployment["spec"]["replicas"], {name_of(pod) for pod in pods if not is_deleting(pod)}
+
+
+async def test_a_replica_goes_when_the_gateways_have_nothing_in_flight_there(world):
+    """The one with the fewest requests: first it gets no new one, then its last is waited for, then Kubernetes is told
+    to take that one. Nothing is left of the drain but its explanation."""
+    pods = await scaled(world, 2)
+    busy, victim = sorted(pods)
+    world.loads = {busy: 5, victim: 1}
+    await scale(world, 1)
+    await world.routed(lambda s: world.serving(SCALED) == {busy})
+    assert await replicas(world) == (2, pods)
+    (entry,) = world.plane.account(Key(*SCALED))["draining"]
+    assert (entry["pod"], entry["inFlight"]) == (victim, 1)
+
+    world.loads = {busy: 7}
+    await world.tell_loads()
+
+    async def gone():
+        return await replicas(world) == (1, {busy})
+
+    await world.until(gone)
+    marked = await world.get(kinds.POD, Key("default", victim))
+    assert marked is None or marked["metadata"]["annotations"][DELETION_COST] == str(FIRST_TO_GO)
+    await world.routed(lambda s: not s.revisions[SCALED].shrinking)
+    assert world.plane.account(Key(*SCALED))["draining"] == []
+    await world.until(lambda: reconciling_again_writes_nothing(world))
+
+
+async def test_load_that_comes_back_costs_no_pod(world):
+    """The draining replica serves again, the same one."""
+    pods = await scaled(world, 2)
+    world.loads = dict.fromkeys(pods, 1)
+    await scale(world, 1)
+    await world.routed(lambda s: len(world.serving(SCALED)) == 1)
+    await scale(world, 2)
+    await world.routed(lambda s: world.serving(SCALED) == pods)
+    assert await replicas(world) == (2, pods)
+
+
+async def test_a_drain_begins_again_after_a_restart_of_the_controller(world):
+    """Its replicas are there, and go when the gateways have said the same to the next controller."""
+    pods = await scaled(world, 2)
+    world.loads = dict.fromkeys(pods, 1)
+    await scale(world, 1)
+    await world.routed(lambda s: len(world.serving(SCALED)) == 1)
+    await world.end()
+    async with controlled(world.kube, []) as again:
+        again.loads = world.loads
+        await again.routed(lambda s: SCALED in s.revisions and again.serving(SCALED) == pods)
+        await again.poke(SCALED)
+        await again.routed(lambda s: len(again.serving(SCALED)) == 1)
+        assert await replicas(again) == (2, pods)
+        again.loads = {}
+        await again.tell_loads()
+
+        async def gone():
+            return await replicas(again) == (1, again.serving(SCALED))
+
+        await again.until(gone)
 
 
 async def test_deleting_a_service_leaves_nothing(world):

@@ -42,7 +42,17 @@ def python(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "script",
     [
-        *("abandon.py", "autoscaler.py", "burst.py", "coldstart.py", "hotpath.py", "http2.py", "memory.py", "proxy.py"),
+        *(
+            "abandon.py",
+            "autoscaler.py",
+            "burst.py",
+            "coldstart.py",
+            "cycles.py",
+            "hotpath.py",
+            "http2.py",
+            "memory.py",
+            "proxy.py",
+        ),
         *("routes.py", "simulation.py", "workers.py"),
     ],
 )
