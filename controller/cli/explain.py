@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
 import click
@@ -57,7 +58,7 @@ def explain(revision: str, namespace: str, output: str, admin: str | None, kubec
       zerogate explain hello-00001 -o json
     """
     base = admin or _admin_url((kubeconfig or kubeconfig_path(default_data_dir())).parent)
-    text = uvloop.run(_fetch(f"{base}/explain/{namespace}/{revision}"))
+    text = uvloop.run(_fetch(f"{base}/explain/{quote(namespace, safe='')}/{quote(revision, safe='')}"))
     if output == "json":
         click.echo(orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2))
     else:
