@@ -54,13 +54,13 @@ class Agent:
             self._node.ports.hold(port)
         self._node.open()
 
-    async def stop(self, cap: float = STOP_CAP) -> None:
-        """End every process: SIGTERM, then SIGKILL after the pod's grace period or `cap` seconds. The pods stay in the
-        API, to be started anew by the next life."""
+    async def stop(self) -> None:
+        """End every process: SIGTERM, then SIGKILL after the pod's grace period or `STOP_CAP` seconds. The pods stay in
+        the API, to be started anew by the next life."""
         self._stopping = True
         sandboxes = list(self._sandboxes.values())
         for sandbox in sandboxes:
-            sandbox.shut_down(cap)
+            sandbox.shut_down(STOP_CAP)
         await asyncio.gather(*(sandbox.task for sandbox in sandboxes), return_exceptions=True)
         await self._node.close()
         await self._node.runtime.close()

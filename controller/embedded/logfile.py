@@ -31,11 +31,9 @@ _TAIL_BYTES, _TAIL_LINES = 2048, 80
 class LogWriter:
     """One life's log. `write` and `close` are called in the event loop; `path` is the current file."""
 
-    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.closed = False
-        self._max_bytes = max_bytes
-        self._max_files = max_files
         self._rest = {"stdout": b"", "stderr": b""}
         self._tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
         self._waiting: list[asyncio.Future[None]] = []
@@ -92,7 +90,7 @@ class LogWriter:
     def _append(self, data: bytes) -> None:
         if not data:
             return
-        if self._size and self._size + len(data) > self._max_bytes:
+        if self._size and self._size + len(data) > MAX_BYTES:
             self._rotate()
         with suppress(OSError):  # the disk is full: this output is lost, the container goes on
             self.open()
@@ -105,7 +103,7 @@ class LogWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-        for older, newer in pairwise(rotated(self.path, self._max_files)):
+        for older, newer in pairwise(rotated(self.path, MAX_FILES)):
             with suppress(FileNotFoundError):
                 newer.replace(older)
         self._size = 0

@@ -12,7 +12,7 @@ Everything that is read comes from memory: live objects as parsed JSON and as th
 splice the bytes), and the newest `history` events as bytes. An event keeps the object it replaced, so a watcher with a
 selector can be told when an object left its view, and a paginated list can be continued at the revision it began with.
 
-Compaction: when the log holds `history` events and a tenth more (or their bodies pass `history_bytes`), the oldest are
+Compaction: when the log holds `history` events and a tenth more (or their bodies pass `HISTORY_BYTES`), the oldest are
 dropped and the rows they replaced are deleted. A watch from before that point raises `Compacted` (410 Gone).
 
 Subscriptions are the fan-out: a write offers its event to each subscriber of the resource in the same call; what a
@@ -161,13 +161,12 @@ class Subscription:
 class Store:
     """Opens (or makes) the store in `directory`. Raises StoreInUse, StoreUnusable, or OSError."""
 
-    def __init__(self, directory: Path, *, history: int = HISTORY, history_bytes: int = HISTORY_BYTES) -> None:
+    def __init__(self, directory: Path, *, history: int = HISTORY) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(directory / "lock")
         self._path = directory / "objects.sqlite"
         self._path.touch(mode=0o600)  # it holds Secrets; SQLite's other files copy this mode
         self._history = history
-        self._history_bytes = history_bytes
         self._objects: dict[ResourceId, dict[str, dict[str, Stored]]] = {}
         self._log: deque[Event] = deque()
         self._log_bytes = 0
@@ -348,7 +347,7 @@ class Store:
             listener(event)
         for subscription in self._subscriptions.get(event.resource, ()):
             subscription.offer(event)
-        if len(self._log) > self._history * 1.1 or self._log_bytes > self._history_bytes:
+        if len(self._log) > self._history * 1.1 or self._log_bytes > HISTORY_BYTES:
             # The write is acknowledged whatever happens here; a full disk lets the next write try again.
             with contextlib.suppress(sqlite3.Error):
                 self._compact()
@@ -363,7 +362,7 @@ class Store:
         count, size = 0, self._log_bytes
         useless: list[tuple[int]] = []
         for event in islice(self._log, len(self._log) - 1):
-            if len(self._log) - count <= self._history and size <= self._history_bytes * 0.9:
+            if len(self._log) - count <= self._history and size <= HISTORY_BYTES * 0.9:
                 break
             count += 1
             size -= len(event.new.body)

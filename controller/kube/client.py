@@ -83,7 +83,7 @@ class Kube(Protocol):
         """One page of a List object; `limit` 0 asks for all at once. Gone when `continue_` has expired."""
         ...
 
-    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False, strict: bool = False) -> JsonObject:
+    async def create(self, kind: Kind, obj: JsonObject, *, strict: bool = False) -> JsonObject:
         """Creates an object; `strict` has unknown and duplicate fields refused instead of dropped."""
         ...
 
@@ -224,9 +224,9 @@ class KubeClient:
         }
         return await self._json("GET", collection_path(kind, namespace or ""), query)
 
-    async def create(self, kind: Kind, obj: JsonObject, *, dry_run: bool = False, strict: bool = False) -> JsonObject:
+    async def create(self, kind: Kind, obj: JsonObject, *, strict: bool = False) -> JsonObject:
         path = collection_path(kind, obj["metadata"].get("namespace", ""))
-        query = {"dryRun": "All" if dry_run else "", "fieldValidation": "Strict" if strict else ""}
+        query = {"fieldValidation": "Strict" if strict else ""}
         return await self._json("POST", path, query, obj)
 
     async def update(self, kind: Kind, obj: JsonObject, *, subresource: str = "") -> JsonObject:

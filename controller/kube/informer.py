@@ -33,7 +33,6 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -235,16 +234,6 @@ class Caches:
         return self.kinds[kind].referring(namespace, reference)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The informer's times in seconds."""
-
-    watch_seconds: tuple[float, float] = WATCH_SECONDS
-    read_margin: float = READ_MARGIN
-    back_off_base: float = BACK_OFF_BASE
-    back_off_cap: float = BACK_OFF_CAP
-
-
 class Informer:
     """Keeps one `KindCache` equal to the server, for one kind and, if given, one namespace and a field selector."""
 
@@ -257,7 +246,6 @@ class Informer:
         *,
         namespace: str = "",
         field_selector: str = "",
-        pace: Pace | None = None,
     ) -> None:
         self._kube = kube
         self._kind = kind
@@ -265,7 +253,6 @@ class Informer:
         self._sink = sink
         self._namespace = namespace
         self._field_selector = field_selector
-        self._pace = pace or Pace()
         self._failures = 0
         self._must_list = True
         self.synced = asyncio.Event()
@@ -329,7 +316,7 @@ class Informer:
     async def _watch(self) -> None:
         """One watch, until the server ends it. Raises KubeError; Gone when only a list can help."""
         loop = asyncio.get_running_loop()
-        seconds = random.uniform(*self._pace.watch_seconds)
+        seconds = random.uniform(*WATCH_SECONDS)
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -339,7 +326,7 @@ class Informer:
         }
         started, events = loop.time(), 0
         lines = LineSplitter()
-        read_timeout = seconds + self._pace.read_margin
+        read_timeout = seconds + READ_MARGIN
         stream = self._kube.stream(self._kind, Key(self._namespace, ""), query=query, read_timeout=read_timeout)
         async with stream as chunks:
             async for chunk in chunks:
@@ -360,7 +347,7 @@ class Informer:
             self._sink(*change)
 
     async def _back_off(self) -> None:
-        delay = min(self._pace.back_off_cap, self._pace.back_off_base * 2 ** min(self._failures, 20))
+        delay = min(BACK_OFF_CAP, BACK_OFF_BASE * 2 ** min(self._failures, 20))
         self._failures += 1
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 

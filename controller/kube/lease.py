@@ -61,9 +61,9 @@ def sight(before: Sighting, lease: JsonObject | None, now: float) -> Sighting:
     return Sighting(holder, renewed, now)
 
 
-def may_take(seen: Sighting, identity: str, now: float, duration: float = DURATION) -> bool:
+def may_take(seen: Sighting, identity: str, now: float) -> bool:
     """Free, ours, or not renewed for its duration."""
-    return seen.holder in ("", identity) or now - seen.since > duration
+    return seen.holder in ("", identity) or now - seen.since > DURATION
 
 
 def claim(lease: JsonObject | None, key: Key, identity: str, moment: datetime) -> JsonObject:
@@ -86,22 +86,13 @@ def claim(lease: JsonObject | None, key: Key, identity: str, moment: datetime) -
     return {**base, "spec": spec}
 
 
-async def lead(
-    kube: Kube,
-    key: Key,
-    identity: str,
-    work: Callable[[], Awaitable[None]],
-    *,
-    retry: float = RETRY,
-    renew_within: float = RENEW_WITHIN,
-    duration: float = DURATION,
-) -> None:
+async def lead(kube: Kube, key: Key, identity: str, work: Callable[[], Awaitable[None]]) -> None:
     """Waits for the Lease, then runs `work` for as long as it is held. Returns when `work` does. Raises LeadershipLost
     after cancelling it; the caller should let the process end, so that nothing of the former leader stays behind."""
-    await _acquire(kube, key, identity, retry, duration)
+    await _acquire(kube, key, identity)
     log.info("%s leads (%s)", identity, key)
     working = asyncio.ensure_future(work())
-    renewing = asyncio.ensure_future(_renew(kube, key, identity, retry, renew_within))
+    renewing = asyncio.ensure_future(_renew(kube, key, identity))
     try:
         await asyncio.wait((working, renewing), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -116,30 +107,30 @@ async def lead(
             raise result
 
 
-async def _acquire(kube: Kube, key: Key, identity: str, retry: float, duration: float) -> None:
+async def _acquire(kube: Kube, key: Key, identity: str) -> None:
     loop, seen = asyncio.get_running_loop(), Sighting()
     while True:
         try:
             lease = await _read(kube, key)
             seen = sight(seen, lease, loop.time())
-            if may_take(seen, identity, loop.time(), duration):
+            if may_take(seen, identity, loop.time()):
                 await _write(kube, lease, key, identity)
                 return
         except Conflict:
             log.debug("somebody else took %s", key)
         except KubeError as error:
             log.warning("can't take the lease %s, trying again: %s", key, error)
-        await asyncio.sleep(retry * random.uniform(1.0, 1.2))  # candidates don't come in step
+        await asyncio.sleep(RETRY * random.uniform(1.0, 1.2))  # candidates don't come in step
 
 
-async def _renew(kube: Kube, key: Key, identity: str, retry: float, within: float) -> None:
+async def _renew(kube: Kube, key: Key, identity: str) -> None:
     """Until the lease is lost."""
     loop = asyncio.get_running_loop()
     renewed = loop.time()
     while True:
-        await asyncio.sleep(retry)
+        await asyncio.sleep(RETRY)
         try:
-            async with asyncio.timeout_at(renewed + within):
+            async with asyncio.timeout_at(renewed + RENEW_WITHIN):
                 lease = await _read(kube, key)
                 holder = ((lease or {}).get("spec") or {}).get("holderIdentity")
                 if lease is not None and holder != identity:
@@ -148,11 +139,11 @@ async def _renew(kube: Kube, key: Key, identity: str, retry: float, within: floa
                 await _write(kube, lease, key, identity)
                 renewed = began
         except TimeoutError as error:
-            raise LeadershipLost(f"the lease {key} could not be renewed for {within} s") from error
+            raise LeadershipLost(f"the lease {key} could not be renewed for {RENEW_WITHIN} s") from error
         except KubeError as error:
             log.warning("can't renew the lease %s, trying again: %s", key, error)
-            if loop.time() - renewed > within:
-                raise LeadershipLost(f"the lease {key} could not be renewed for {within} s") from error
+            if loop.time() - renewed > RENEW_WITHIN:
+                raise LeadershipLost(f"the lease {key} could not be renewed for {RENEW_WITHIN} s") from error
 
 
 async def _release(kube: Kube, key: Key, identity: str) -> None:

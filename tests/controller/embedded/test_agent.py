@@ -16,7 +16,7 @@ import pytest
 from controller.apis import kinds, meta
 from controller.apis.meta import Key
 from controller.apis.pods import is_ready
-from controller.embedded import podphase, workloads
+from controller.embedded import agent, podphase, workloads
 from controller.embedded.agent import Agent
 from controller.embedded.podlogs import PodLogs
 from controller.embedded.ports import PortAllocator
@@ -73,8 +73,8 @@ class World:
         self._running = asyncio.get_running_loop().create_task(runner.run())
         await runner.ready.wait()
 
-    async def down(self, cap=2.0) -> None:
-        await self.agent.stop(cap)
+    async def down(self) -> None:
+        await self.agent.stop()
         self._running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._running
@@ -116,7 +116,8 @@ class World:
 
 
 @pytest.fixture
-async def world(api, shared_credentials, tmp_path):
+async def world(api, shared_credentials, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "STOP_CAP", 2.0)
     async with KubeClient.from_token(api.url, shared_credentials.token, shared_credentials.ca) as kube:
         world = World(kube, tmp_path)
         await world.up()

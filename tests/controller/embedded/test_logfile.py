@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from controller.embedded import logfile
 from controller.embedded.logfile import LogWriter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_rotation_bounds_what_is_kept(tmp_path):
+def test_rotation_bounds_what_is_kept(tmp_path, monkeypatch):
     """However much a container prints, three files of the given size hold the newest of it."""
-    writer = LogWriter(tmp_path / "0.log", max_bytes=1000)
+    monkeypatch.setattr(logfile, "MAX_BYTES", 1000)
+    writer = LogWriter(tmp_path / "0.log")
     for number in range(100):
         writer.write("stdout", f"line {number} {'x' * 50}\n".encode(), NOW)
     writer.close(NOW)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from controller.embedded import logfile
 from controller.embedded.apiserver import LogError
 from controller.embedded.podlogs import PodLogs
 
@@ -108,7 +109,7 @@ async def test_previous_of_a_first_life_is_refused(logs):
 async def test_a_rotated_log_is_read_in_order(logs, monkeypatch):
     """Readers see one log, oldest line first, whatever file it is in."""
     writer = logs.writer(POD, "c", 0)
-    monkeypatch.setattr(writer, "_max_bytes", 200)
+    monkeypatch.setattr(logfile, "MAX_BYTES", 200)
     for number in range(9):
         writer.write("stdout", f"{number}\n".encode(), NOW)
     assert (await read(logs)).split() == [str(n) for n in range(9)][-len((await read(logs)).split()) :]
@@ -119,7 +120,7 @@ async def test_a_rotated_log_is_read_in_order(logs, monkeypatch):
 async def test_following_sees_what_comes_over_rotations_until_the_end(logs, monkeypatch):
     """A follower misses nothing and repeats nothing, and ends with the container."""
     writer = filled(logs)
-    monkeypatch.setattr(writer, "_max_bytes", 300)
+    monkeypatch.setattr(logfile, "MAX_BYTES", 300)
     stream = await logs.open(POD, "c", follow=True, tail_lines=1)
     assert await anext(stream) == b"three\n"
     got = bytearray()

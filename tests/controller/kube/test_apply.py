@@ -20,7 +20,7 @@ class Recording:
             raise self.refuse[verb]
         return answer
 
-    async def create(self, kind, obj, *, dry_run=False):
+    async def create(self, kind, obj):
         return self._do("create", key_of(obj), obj)
 
     async def update(self, kind, obj, *, subresource=""):

@@ -40,14 +40,14 @@ async def test_each_verb_is_one_request(serve):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": "a"}}
         await kube.get(kinds.POD, key)
         await kube.list(kinds.POD, label_selector="a=b", limit=5, continue_="t")
-        await kube.create(kinds.POD, pod, dry_run=True)
+        await kube.create(kinds.POD, pod, strict=True)
         await kube.update(kinds.POD, pod, subresource="status")
         await kube.patch(kinds.POD, key, pod, content_type=APPLY_PATCH, field_manager="me", force=True)
         await kube.delete(kinds.POD, key, uid="u1", grace_period=0)
     assert [(method, path) for method, path, _, _ in seen] == [
         ("GET", "/api/v1/namespaces/ns/pods/a"),
         ("GET", "/api/v1/pods?labelSelector=a%3Db&limit=5&continue=t"),
-        ("POST", "/api/v1/namespaces/ns/pods?dryRun=All"),
+        ("POST", "/api/v1/namespaces/ns/pods?fieldValidation=Strict"),
         ("PUT", "/api/v1/namespaces/ns/pods/a/status"),
         ("PATCH", "/api/v1/namespaces/ns/pods/a?fieldManager=me&force=true"),
         ("DELETE", "/api/v1/namespaces/ns/pods/a"),

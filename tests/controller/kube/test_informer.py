@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, key_of
+from controller.kube import informer as informer_module
 from controller.kube.client import KubeClient
 from controller.kube.errors import Gone, Unavailable
-from controller.kube.informer import Caches, Informer, KindCache, LineSplitter, Pace, parse_event
+from controller.kube.informer import Caches, Informer, KindCache, LineSplitter, parse_event
 from tests.polling import until
-
-PACE = Pace(back_off_base=0.001, back_off_cap=0.01)
 
 
 def obj(name, version, namespace="ns", **label_values):
@@ -293,18 +292,20 @@ async def api():
 
 
 @pytest.fixture
-async def watching(api, serve):
-    """`watching(pace)` runs an informer of pods against `api` → (cache, list of told names)."""
+async def watching(api, serve, monkeypatch):
+    """`watching()` runs an informer of pods against `api` → (cache, list of told names)."""
+    monkeypatch.setattr(informer_module, "BACK_OFF_BASE", 0.001)
+    monkeypatch.setattr(informer_module, "BACK_OFF_CAP", 0.01)
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(pace=PACE):
+        async def start():
             kube = await stack.enter_async_context(KubeClient.from_token(await serve(api.handle)))
             cache, told = KindCache(), []
 
             def sink(old, new):
                 told.append((old and old["metadata"]["name"], new and new["metadata"]["name"]))
 
-            informer = Informer(kube, kinds.POD, cache, sink, pace=pace)
+            informer = Informer(kube, kinds.POD, cache, sink)
             task = asyncio.ensure_future(informer.run())
 
             async def stop():
@@ -402,14 +403,14 @@ async def test_lines_cut_between_chunks_and_far_above_64_kib(api, watching):
     assert cache.get(Key("ns", "big"))["data"] == big["data"]
 
 
-async def test_a_silent_connection_is_replaced(api, watching):
+async def test_a_silent_connection_is_replaced(api, watching, monkeypatch):
     """The read time-out is longer than the server's own, and then the watch goes on from the last version."""
     api.a_list(1)
     api.a_watch(event("ADDED", obj("a", 2)), then="silence")
     api.a_watch(event("ADDED", obj("b", 3)), then="silence")
-    cache, _ = await watching(
-        Pace(watch_seconds=(0.05, 0.06), read_margin=0.05, back_off_base=0.001, back_off_cap=0.01)
-    )
+    monkeypatch.setattr(informer_module, "WATCH_SECONDS", (0.05, 0.06))
+    monkeypatch.setattr(informer_module, "READ_MARGIN", 0.05)
+    cache, _ = await watching()
     await until(lambda: len(cache) == 2)
     assert api.watch_queries[1]["resourceVersion"] == "2"
     assert len(api.list_queries) == 1

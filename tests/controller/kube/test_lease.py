@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from controller.apis.meta import Key
+from controller.kube import lease as lease_module
 from controller.kube.client import KubeClient
 from controller.kube.lease import LeadershipLost, Sighting, claim, lead, may_take, sight
 from tests.polling import until
@@ -12,7 +13,14 @@ from tests.polling import until
 KEY = Key("knative-serving", "controller")
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/knative-serving/leases"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FAST = {"retry": 0.01, "renew_within": 0.1, "duration": 0.15}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The protocol's times, two hundred times as fast."""
+    monkeypatch.setattr(lease_module, "RETRY", 0.01)
+    monkeypatch.setattr(lease_module, "RENEW_WITHIN", 0.1)
+    monkeypatch.setattr(lease_module, "DURATION", 0.15)
 
 
 def lease(holder, renewed="t1"):
@@ -57,7 +65,7 @@ class Candidate:
 
     def __init__(self, kube, name):
         self.leading = asyncio.Event()
-        self.task = asyncio.ensure_future(lead(kube, KEY, name, self._work, **FAST))
+        self.task = asyncio.ensure_future(lead(kube, KEY, name, self._work))
 
     async def _work(self):
         self.leading.set()
@@ -73,7 +81,7 @@ class Candidate:
 
 
 @pytest.fixture
-async def candidate(mini):
+async def candidate(mini, quick):
     _, url = mini
     async with contextlib.AsyncExitStack() as stack:
         kube = await stack.enter_async_context(KubeClient.from_token(url))
@@ -130,7 +138,7 @@ async def test_a_leader_that_cannot_renew_stops_its_work(mini, candidate):
         await one.task
 
 
-async def test_work_that_fails_ends_the_leadership_with_its_error(mini):
+async def test_work_that_fails_ends_the_leadership_with_its_error(mini, quick):
     """The error is the caller's, and the lease is free again."""
     api, url = mini
 
@@ -139,5 +147,5 @@ async def test_work_that_fails_ends_the_leadership_with_its_error(mini):
 
     async with KubeClient.from_token(url) as kube:
         with pytest.raises(ZeroDivisionError):
-            await lead(kube, KEY, "one", work, **FAST)
+            await lead(kube, KEY, "one", work)
     assert api.objects[LEASES, "controller"]["spec"]["holderIdentity"] == ""
