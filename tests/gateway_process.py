@@ -85,12 +85,14 @@ def feed_of(port: int, host: str = HOST) -> web.Application:
 
 
 @asynccontextmanager
-async def started(feed: TestServer, tmp_path: Path, *options: str) -> AsyncIterator[GatewayProcess]:
-    """A gateway that is ready, with its token in `tmp_path`; it is told to stop at the end, and has ended then."""
+async def started(feed: TestServer | int, tmp_path: Path, *options: str) -> AsyncIterator[GatewayProcess]:
+    """A gateway that is ready, its feed's server or port given, with its token in `tmp_path`; it is told to stop at the
+    end, and has ended then."""
+    port = feed if isinstance(feed, int) else feed.port
     token = tmp_path / "token"
     token.write_text("secret\n")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "--feed", f"ws://127.0.0.1:{feed.port}{FEED_PATH}"),
+        *(sys.executable, "-m", "gateway", "--feed", f"ws://127.0.0.1:{port}{FEED_PATH}"),
         *("--feed-token-file", str(token), *ANY_PORTS, "--drain-grace", "10", *options),
         stdout=asyncio.subprocess.PIPE,
     )

@@ -16,11 +16,16 @@ is known only while workers are heard of. Therefore:
   from what they were, instead of sinking as if there had been no requests.
 - An average of zero is given out only after the revision was watched for a whole stable window. A controller that
   restarted a second ago has seen no request, but that is no reason to take the last replica away.
+- Nor is it given out while somebody may have more to say: a worker that is connected and has missed a report (it is
+  stopped, or its network stands), or, for GATHERING seconds after a start, an interruption or the end of a connection,
+  one that is on its way back. It may be the only one that has requests. A worker that stays silent is disconnected by
+  the feed's pings.
 - With ready replicas, each second that nobody mentioned is written as a zero; without, it is left out, so that the
   first requests of a cold revision are not averaged with the idle minute before. (Knative gets the same from scraping
   the replicas, which report zeros while they exist.)
 
-A worker that is lost takes its numbers along: they just stop, and are out of the averages a window later.
+A worker that is lost, which is when its connection ends, takes its numbers along: they just stop, and are out of the
+averages a window later.
 
 The clock is an argument: float seconds, monotonic.
 """
@@ -44,6 +49,9 @@ __all__ = ["Collector", "Load"]
 _PERIOD = 1.0  # of the gateways' reports
 # A worker whose report is half a period late has missed one: the second without it is unknown, not idle.
 _INTERRUPTION = 1.5
+
+GATHERING = 8.0
+"""Seconds in which every worker is back and has reported: their feeds try every 5 s at least."""
 
 
 class Load(NamedTuple):
@@ -79,9 +87,11 @@ class Collector:
 
     def __init__(self) -> None:
         self._watched: dict[Key, _Watched] = {}
-        self._workers: set[str] = set()
+        self._workers: dict[str, float] = {}  # those connected, and when each was heard of last
+        self._quietest = 0.0  # the earliest of these times
         self._heard: float | None = None
         self._stood_still = 0.0
+        self._gathered = 0.0  # when everybody is back
 
     def track(self, key: Key, spec: DeciderSpec) -> None:
         """Watch a revision, or change how. Another metric starts over; another window keeps what it can."""
@@ -112,9 +122,11 @@ class Collector:
                 busy.append(key)
         return busy
 
-    def on_disconnect(self, worker: str) -> None:
+    def on_disconnect(self, worker: str, now: float) -> None:
         """A worker's connection has ended."""
-        self._workers.discard(worker)
+        self._gathered = now + GATHERING
+        self._workers.pop(worker, None)
+        self._quietest = min(self._workers.values(), default=0.0)
 
     def load(self, key: Key, *, ready: int, now: float) -> Load | None:
         """The averages of a tracked revision with `ready` replicas; None where there is no data (see above)."""
@@ -127,12 +139,19 @@ class Collector:
         if ready > 0:
             watched.record(0.0, moment)
         load = watched.load(moment)
-        if load.stable == 0 and moment - watched.since < watched.spec.stable_window:
+        if load.stable == 0 and (moment - watched.since < watched.spec.stable_window or self._may_lack(now)):
             return None
         return load
 
+    def _may_lack(self, now: float) -> bool:
+        """Whether the requests of some worker may not be in the averages."""
+        return now < self._gathered or now - self._quietest > _INTERRUPTION
+
     def _hear(self, worker: str, now: float) -> None:
-        self._workers.add(worker)
-        if self._heard is not None and now - self._heard > _INTERRUPTION:
-            self._stood_still += now - self._heard - _PERIOD
+        self._workers[worker] = now
+        self._quietest = min(self._workers.values())
+        if self._heard is None or now - self._heard > _INTERRUPTION:
+            self._gathered = now + GATHERING
+            if self._heard is not None:
+                self._stood_still += now - self._heard - _PERIOD
         self._heard = now

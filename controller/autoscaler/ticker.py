@@ -217,7 +217,7 @@ class Deciders:
 
     def on_disconnect(self, worker: str) -> None:
         """A gateway worker's connection has ended."""
-        self._collector.on_disconnect(worker)
+        self._collector.on_disconnect(worker, self._clock())
 
     # --- deciding -----------------------------------------------------------------------------------------------------
 

@@ -77,20 +77,75 @@ def test_zero_is_known_only_after_a_whole_window(collector: Collector) -> None:
 def test_a_lost_worker_is_no_data_when_it_was_the_only_one(collector: Collector) -> None:
     """Until another connects."""
     run(collector, 0, 61, 5.0)
-    collector.on_disconnect("w1")
+    collector.on_disconnect("w1", 61)
     assert collector.load(KEY, ready=1, now=61) is None
     report(collector, 62, 5.0, worker="w2")
     assert collector.load(KEY, ready=1, now=62) == Load(5.0, 5.0)
 
 
 def test_a_lost_workers_numbers_just_stop(collector: Collector) -> None:
-    """They leave the average within a window."""
+    """They leave each average within its window, second by second."""
     for second in range(60):
         report(collector, second, 2.0, worker="w1")
         report(collector, second, 3.0, worker="w2")
-    collector.on_disconnect("w2")
-    run(collector, 60, 120, 2.0)
+    collector.on_disconnect("w2", 60)
+    run(collector, 60, 66, 2.0)
+    assert collector.load(KEY, ready=1, now=65) == Load(4.7, 2.0)
+    run(collector, 66, 120, 2.0)
     assert collector.load(KEY, ready=1, now=119) == Load(2.0, 2.0)
+
+
+def idle_but(collector: Collector, silent_from: int, end: int) -> None:
+    """A worker without requests, each second; another with all of them is heard of until `silent_from`."""
+    for second in range(end):
+        report(collector, second, worker="w1")
+        if second < silent_from:
+            report(collector, second + 0.5, 3.0, worker="w2")
+        collector.load(KEY, ready=1, now=second + 0.9)
+
+
+@pytest.mark.parametrize("window", [6.0, 60.0])
+def test_a_connected_worker_that_is_silent_may_have_requests(collector: Collector, window: float) -> None:
+    """The average is not known to be zero until that worker says so, or its connection has ended and it is not back in
+    time."""
+    collector.track(KEY, replace(SPEC, stable_window=window))
+    idle_but(collector, 60, 180)
+    assert collector.load(KEY, ready=1, now=180) is None
+    report(collector, 180, worker="w1")
+    report(collector, 180, worker="w2")
+    assert collector.load(KEY, ready=1, now=180) == Load(0.0, 0.0)
+    collector.on_disconnect("w2", 180.5)
+    for second in range(181, 189):
+        report(collector, second, worker="w1")
+        assert collector.load(KEY, ready=1, now=second) is None
+    report(collector, 189, worker="w1")
+    assert collector.load(KEY, ready=1, now=189) == Load(0.0, 0.0)
+
+
+def test_a_silent_workers_load_counts_when_it_is_back(collector: Collector) -> None:
+    """It had requests all the time, and was never taken for idle."""
+    collector.track(KEY, replace(SPEC, stable_window=6.0))
+    idle_but(collector, 60, 75)
+    assert collector.load(KEY, ready=1, now=75) is None
+    report(collector, 75, worker="w1")
+    report(collector, 75, 3.0, worker="w2")
+    load = collector.load(KEY, ready=1, now=75)
+    assert load is not None
+    assert load.stable > 0
+
+
+@pytest.mark.parametrize("interruption", [None, 30])
+def test_zero_waits_for_workers_on_their_way_back(collector: Collector, interruption: int | None) -> None:
+    """After a start, or when nobody was heard of for a while, the idle ones may be the first to return."""
+    collector.track(KEY, replace(SPEC, stable_window=6.0))
+    start = 0
+    if interruption is not None:
+        run(collector, 0, 100)
+        start = 100 + interruption
+    run(collector, start, start + 7)
+    assert collector.load(KEY, ready=1, now=start + 7) is None
+    run(collector, start + 7, start + 9)
+    assert collector.load(KEY, ready=1, now=start + 8) == Load(0.0, 0.0)
 
 
 def test_silent_workers_are_no_data_after_a_window(collector: Collector) -> None:
@@ -104,7 +159,7 @@ def test_silent_workers_are_no_data_after_a_window(collector: Collector) -> None
 def test_time_in_which_nobody_was_heard_of_does_not_exist(collector: Collector, silence: int) -> None:
     """After an interruption of any length the averages go on from where they were."""
     run(collector, 0, 61, 5.0)
-    collector.on_disconnect("w1")
+    collector.on_disconnect("w1", 60)
     report(collector, 60 + silence, 5.0, worker="w2")
     assert collector.load(KEY, ready=1, now=60 + silence) == Load(5.0, 5.0)
 
