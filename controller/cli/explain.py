@@ -93,12 +93,19 @@ def _table(account: JsonObject) -> str:
         f"(excess burst capacity {account['excessBurstCapacity']})",
         f"{settings['metric']}: {settings['target']:g} for each replica (of {settings['total']:g}), windows "
         f"{settings['stableWindow']:g} s and {settings['panicWindow']:g} s",
+        *map(_drain, account["draining"]),
         "",
     ]
     rows = [_HEADINGS, *map(_row, account["history"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*head, *lines])
+
+
+def _drain(entry: JsonObject) -> str:
+    count = entry["inFlight"]
+    left = "unknown yet" if count is None else str(count)
+    return f"{entry['pod']} drains for {_duration(entry['seconds'])}, requests in hand: {left}"
 
 
 def _row(entry: JsonObject) -> tuple[str, ...]:

@@ -65,7 +65,8 @@ def account() -> bytes:
     deciders.on_pod_autoscaler(obj, {**obj, "status": {"desiredScale": 3, "conditions": [condition]}})
     found = deciders.account(Key("default", "hello-00001"))
     assert found is not None
-    return json.dumps(found).encode()
+    draining = [{"pod": "a", "seconds": 3.2, "inFlight": 2}, {"pod": "b", "seconds": 0.0, "inFlight": None}]
+    return json.dumps({**found, "draining": draining}).encode()
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -74,7 +75,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_table_says_why(account: bytes, tmp_path: Path) -> None:
-    """The state, the settings, then a line for each decision and for each scale made of them."""
+    """The state, the settings, what drains, then a line for each decision and for each scale made of them."""
     with serving({PATH: account}) as port:
         (tmp_path / "admin-port").write_text(str(port))
         status, text = run("hello-00001", "--kubeconfig", str(tmp_path / "kubeconfig"))
@@ -82,7 +83,8 @@ def test_a_table_says_why(account: bytes, tmp_path: Path) -> None:
     lines = text.splitlines()
     assert lines[0].startswith("default/hello-00001: 3 desired, 0 ready, mode Proxy")
     assert "concurrency: 70 for each replica (of 100)" in lines[1]
-    assert lines[3].split() == ["AGO", "STABLE", "PANIC", "READY", "WISH", "SCALE", "REASON"]
+    assert lines[2:4] == ["a drains for 3s, requests in hand: 2", "b drains for 0s, requests in hand: unknown yet"]
+    assert lines[5].split() == ["AGO", "STABLE", "PANIC", "READY", "WISH", "SCALE", "REASON"]
     assert "500 requests in flight on average over 60 s" in text
     assert lines[-1].split()[1:4] == ["->", "3", "MaxScale"]
     assert lines[-1].endswith("At most 3, by max-scale; the load asks for 8.")
