@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import resource
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ import uvloop
 from gateway.config import ConfigError, GatewayConfig, Limits, parse_address, parse_network
 from gateway.listeners import ADMIN, Listeners, bind
 from gateway.net.accesslog import open_log
+from gateway.net.peers import family_of
 from gateway.net.tlscontext import CertificateFiles, UnusableCertificate, client_context
 from gateway.options import GroupedCommand, limit_options
 from gateway.supervisor import Handover, Supervisor
@@ -75,6 +77,10 @@ def _check(config: GatewayConfig) -> None:
             client_context(config.feed_ca)
         except UnusableCertificate as error:
             raise ConfigError(f"The feed's CA can't be used: {error}.") from error
+    try:
+        socket.create_server((config.peer_host, 0), family=family_of(config.peer_host)).close()
+    except OSError as error:
+        raise ConfigError(f"--peer-host {config.peer_host} is no address of this machine: {error.strerror}.") from error
     if config.access_log not in ("", "-"):
         os.close(open_log(config.access_log))
     if config.tls_certificate is not None and config.tls_key is not None:
@@ -150,6 +156,13 @@ def _end_with_parent() -> None:
     help="Take a ws:// feed from any host: for networks that encrypt by themselves, like a service mesh. "
     "Without it, from this machine only, since the feed carries private keys.",
 )
+@click.option(
+    "--peer-host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="Address of this machine at which the workers of other gateways reach this one's, to share the places of "
+    "revisions with a containerConcurrency: a pod's own in a cluster. Ports are of the system's choice.",
+)
 @click.option("--workers", default=1, help="Worker processes, one for each core to be used.")
 @click.option("--access-log", default="", help="File for the access log, or - for standard output.", metavar="PATH")
 @click.option(
@@ -180,6 +193,7 @@ def main(
     feed_token_file: Path,
     feed_ca: Path | None,
     feed_insecure: bool,
+    peer_host: str,
     workers: int,
     access_log: str,
     snapshot_file: Path | None,
@@ -209,6 +223,7 @@ def main(
             listen=parse_address(listen),
             cluster_local_listen=parse_address(cluster_local_listen),
             admin_listen=parse_address(admin_listen),
+            peer_host=peer_host,
             workers=workers,
             access_log=access_log,
             snapshot_file=snapshot_file,

@@ -12,7 +12,7 @@ connections per client, requests per connection.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,7 +124,8 @@ class GatewayConfig:
     about where requests come from. `tls_listen` is for external hosts over TLS, None for no TLS; `tls_certificate` and
     `tls_key` are PEM files for hosts without a certificate from the controller. `feed_ca` is a PEM file with the
     authorities that a feed over TLS is believed by, None for the system's. Plain text goes to a loopback address only,
-    because of the token and of what the feed carries, or with `feed_insecure` anywhere."""
+    because of the token and of what the feed carries, or with `feed_insecure` anywhere. `peer_host` is the address of
+    this machine at which the workers of other gateways reach this one's."""
 
     feed_url: str
     feed_token_file: Path
@@ -142,12 +143,14 @@ class GatewayConfig:
     tls_key: Path | None = None
     feed_ca: Path | None = None
     feed_insecure: bool = False
+    peer_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         if not self.feed_url.startswith(("ws://", "wss://", "http://", "https://")):
             raise ConfigError(f"The feed URL {self.feed_url!r} should be like ws://127.0.0.1:9080/v1/feed.")
         if self.feed_url.startswith(("ws://", "http://")):
             self._check_plain_feed()
+        _check_host(self.peer_host)
         if self.workers < 1:
             raise ConfigError(f"{self.workers} workers can't serve anything; the least is 1.")
         if self.drain_grace < 0:
@@ -169,6 +172,15 @@ class GatewayConfig:
                 f"The feed carries secrets and would be readable on the way from {self.feed_url!r}: use wss://, "
                 "or say with --feed-insecure that the network encrypts."
             )
+
+
+def _check_host(host: str) -> None:
+    try:
+        is_any = ip_address(host).is_unspecified
+    except ValueError:
+        is_any = True
+    if is_any:
+        raise ConfigError(f"{host!r} is no address at which others reach this gateway; it should be like 10.0.0.7.")
 
 
 def parse_address(text: str) -> Address:

@@ -337,7 +337,11 @@ class Feed:
         except (OSError, ContractError) as error:
             _log.warning("snapshot file %s is not used: %s", path, error)
             return
-        _log.warning("no controller; serving the snapshot of %s (version %d)", path, update.version)
+        _log.warning(
+            "no controller; serving the snapshot of %s (version %d); until there is one each worker counts "
+            "containerConcurrency by itself",
+            *(path, update.version),
+        )
 
     async def _save_changes(self, path: Path) -> None:
         try:

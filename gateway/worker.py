@@ -38,7 +38,7 @@ import uvloop
 
 from gateway.activator.activator import Activator
 from gateway.config import GatewayConfig, parse_config, serialise_config
-from gateway.contract import PART, ContractError, Peers, Stat
+from gateway.contract import PART, ContractError, Stat
 from gateway.core.clients import ClientCounts
 from gateway.core.http1 import CODEC
 from gateway.core.proxies import TrustedProxies
@@ -49,6 +49,7 @@ from gateway.feed import Feed
 from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus
 from gateway.net.listener import Listener
+from gateway.net.peers import Channels
 from gateway.net.pool import Pools
 from gateway.net.tls import Certificates, TlsListener
 from gateway.net.tlscontext import CertificateFiles
@@ -57,7 +58,7 @@ from gateway.reporter import Reporter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.contract import Snapshot, Update
+    from gateway.contract import Peers, Snapshot, Update
 
 __all__ = ["Assignment", "Worker", "parse_assignment", "serialise_assignment"]
 
@@ -122,19 +123,24 @@ class Worker:
         self.traffic = WorkerTraffic()
         self.proxies = TrustedProxies(config.trusted_proxies)
         self.clients = ClientCounts(config.limits.max_connections_per_client)
+        name = f"{socket.gethostname()}-{os.getpid()}-{index}"
+        self.channels = Channels(name, token, config.peer_host, is_led=lambda: self.feed.connected)
         self.activator = Activator(
             queue_limit=config.limits.queue_limit,
             worker_queue_limit=config.limits.worker_queue_limit,
             queue_timeout=config.limits.queue_timeout,
             on_in_flight=lambda revision: self.feed.report_in_flight(revision),
             on_stranded=lambda revision: self.feed.poke(Stat(revision, 1.0, 0.0)),
+            worker=name,
+            send=self.channels.send,
         )
         self.pools = Pools()
         self.access_log = AccessLog(config.access_log, self.traffic)
         self.feed = Feed(
             config.feed_url,
             token,
-            worker=f"{socket.gethostname()}-{os.getpid()}-{index}",
+            worker=name,
+            address=self.channels.address,
             on_update=self._on_update,
             on_peers=self._on_peers,
             waiting=self.activator.waiting,
@@ -159,7 +165,6 @@ class Worker:
         self.external = self._listener(cluster_local=False)
         self.cluster_local = self._listener(cluster_local=True)
         self.tls = None if self.certificates is None else TlsListener(self.external, self.certificates)
-        self._peers = Peers("")
         self._draining = False
         self._informed = asyncio.Event()
 
@@ -188,7 +193,9 @@ class Worker:
             gc.freeze()
 
     def _on_peers(self, peers: Peers) -> None:
-        self._peers = peers
+        self.activator.ledger.on_peers(peers)
+        if peers.epoch:
+            self.channels.follow({peer.name: peer.address for peer in peers.workers})
 
     async def run(
         self,
@@ -210,6 +217,7 @@ class Worker:
             tasks = [
                 group.create_task(self.feed.run(), name="feed"),
                 group.create_task(self.reporter.run(), name="reporter"),
+                group.create_task(self.channels.run(self.activator.ledger), name="channels"),
             ]
             await self._first_snapshot(stop, inf if succeeds else FIRST_SNAPSHOT_WAIT)
             servers = [await loop.create_server(self.external.protocol, sock=sock, backlog=1024) for sock in external]
@@ -274,7 +282,7 @@ class Worker:
         return WorkerStatus(reason, [*revision_families([one.traffic for one in served]), *self._families()])
 
     def _families(self) -> list[Family]:
-        traffic, counters = self.traffic, self.activator.counters
+        traffic, counters, ledger = self.traffic, self.activator.counters, self.activator.ledger
         # name, kind, help, value; the worker label only where a sum would say nothing.
         plain = (
             ("downstream_connections", "gauge", "Open client connections.", traffic.downstream_connections),
@@ -292,6 +300,9 @@ class Worker:
             ("queue_timeouts", "counter", "Requests that waited too long.", counters.timeouts),
             ("cold_starts", "counter", "Times a revision without an endpoint got a request.", counters.cold_starts),
             ("probe_failures", "counter", "Endpoint probes that did not pass.", self.activator.probe_failures),
+            ("places_borrowed", "counter", "Places that another worker gave a request.", ledger.borrowed),
+            ("places_lent", "gauge", "Requests of other workers at places of this one.", ledger.lent),
+            ("peers_reachable", "gauge", "Other workers that can be asked for places.", self.channels.open),
             ("access_log_dropped", "counter", "Access log entries lost.", traffic.log_dropped),
             ("unexpected_errors", "counter", "Errors of the gateway itself.", traffic.unexpected_errors),
             ("feed_connected", "gauge", "Workers connected to the controller.", int(self.feed.connected)),
@@ -302,7 +313,6 @@ class Worker:
         refusals = {limit: count for limit, count in traffic.limit_refusals.items() if limit}
         return [
             *families,
-            _gauge("peers", "Workers on the list held.", "worker", str(self._index), len(self._peers.workers)),
             self.exchanges.cold_starts.family(),
             _counters("local_replies", "Answers made here, by flag.", "flag", traffic.local_replies),
             _counters("limit_refusals", "Clients that ran into a limit.", "limit", refusals),

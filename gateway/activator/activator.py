@@ -12,6 +12,9 @@ Where the controller says that a revision's pods can't start (a command that is 
 who wait are told so at once (RevisionFailed), and who comes after them too, for as long as no endpoint serves. Their
 requests count as load all the same, so the controller goes on trying.
 
+A revision with a limit belongs to one of the workers (`core.ownership`). At the others its throttler gives out nothing,
+so a request for it waits here, as it would for a full revision, and is asked for at the owner at the same time.
+
 An endpoint has capacity when this worker's own probe of it passed; the requests that wait for it are sent out in that
 same callback. Its capacity goes when it leaves the snapshot, when Kubernetes withdraws its readiness, or when a
 connect to it fails (`Lease.fail`); in the last two cases it is probed again. Where the gateway can't run the
@@ -38,13 +41,16 @@ from typing import TYPE_CHECKING
 
 from gateway.activator.prober import Prober
 from gateway.contract import Probe
+from gateway.core.ownership import Ledger
 from gateway.core.throttler import Place, Throttler
 from gateway.errors import GatewayError, NoRevision, QueueFull, QueueTimeout, RevisionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.contract import Endpoint, Revision, RevisionId, Snapshot, Update
+    from gateway.core.ownership import Borrower
+    from gateway.core.peers import Message
     from gateway.core.throttler import Woken
 
 __all__ = ["Activator", "Counters", "Lease"]
@@ -52,7 +58,15 @@ __all__ = ["Activator", "Counters", "Lease"]
 _Waiter = asyncio.Future[Place | GatewayError]
 
 
+_REFUSALS = {error.__name__: error for error in (NoRevision, QueueFull, RevisionFailed)}
+"""What another worker may refuse a place with."""
+
+
 def _nobody_asks(_revision: RevisionId) -> None:
+    pass
+
+
+def _nobody_is_there(_peer: str, _message: Message) -> None:
     pass
 
 
@@ -73,7 +87,7 @@ class _Unit:
 
     def __init__(self, revision: Revision, queue_limit: int, on_drained: Callable[[], None]) -> None:
         self.revision = revision
-        self.throttler: Throttler[_Waiter] = Throttler(
+        self.throttler: Throttler[_Waiter | Borrower] = Throttler(
             container_concurrency=revision.container_concurrency, queue_limit=queue_limit, on_drained=on_drained
         )
         self.leases: dict[Place, Lease] = {}
@@ -107,11 +121,11 @@ class Lease:
         unit = self._unit
         woken = unit.throttler.release(self._place)
         if woken:
-            _dispatch(unit, woken)
+            self._activator.dispatch(unit, woken)
 
     def fail(self) -> None:
         """The endpoint refused the connection: nobody else is sent there until a probe passes. Does not release."""
-        self._activator._suspect(self._unit, self._place)
+        self._activator.failed(self._unit, self._place)
 
 
 class Activator:
@@ -119,7 +133,8 @@ class Activator:
 
     `queue_timeout` in seconds, for revisions that name none of their own; None means their request time-out.
     `on_in_flight(revision)`: what `in_flight(revision)` says is news. `on_stranded(revision)`: a request waits there
-    because all endpoints are draining. `shrinking` are the revisions that `in_flight` knows.
+    because all endpoints are draining. `shrinking` are the revisions that `in_flight` knows. `worker` is this worker's
+    name among the others, to whom it says things by `send(name, message)`.
     """
 
     def __init__(
@@ -130,10 +145,17 @@ class Activator:
         queue_timeout: float | None = None,
         on_in_flight: Callable[[RevisionId], None] = _nobody_asks,
         on_stranded: Callable[[RevisionId], None] = _nobody_asks,
+        worker: str = "",
+        send: Callable[[str, Message], None] = _nobody_is_there,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_in_flight = on_in_flight
         self._on_stranded = on_stranded
+        self._send = send
+        self.ledger: Ledger[_Waiter] = Ledger(
+            worker, self, queue_limit=queue_limit, worker_queue_limit=worker_queue_limit
+        )
+        """Which revisions with a limit are this worker's to deal out. What other workers say is for it."""
         self.shrinking: set[RevisionId] = set()
         self._units: dict[RevisionId, _Unit] = {}
         # Removed with requests in flight: these count, should the revision come back while they run.
@@ -194,6 +216,16 @@ class Activator:
             place = await self._wait(unit)
         return unit.leases.get(place) or self._lease(unit, place)
 
+    def dispatch(self, unit: _Unit, woken: Woken[_Waiter | Borrower]) -> None:
+        """Tell waiters of their places."""
+        self.ledger.dispatch(unit.revision.id, unit.throttler, woken)
+
+    def failed(self, unit: _Unit, place: Place) -> None:
+        """A place took no connection."""
+        self._suspect(unit, place)
+        if not unit.throttler.deals:
+            self.ledger.failed(unit.revision.id, place)
+
     def apply(self, update: Update, snapshot: Snapshot) -> None:
         """Take over the revisions an update changed; `snapshot` is the state it led to."""
         for key in update.revisions:
@@ -219,8 +251,8 @@ class Activator:
         try:
             outcome = await waiter
         except asyncio.CancelledError:
-            if not unit.throttler.cancel(waiter):
-                _hand_on(unit, waiter)
+            if not self._cancel(unit, waiter):
+                self._hand_on(unit, waiter)
             raise
         finally:
             timer.cancel()
@@ -237,11 +269,12 @@ class Activator:
         if self.parked >= self._worker_queue_limit:
             self.counters.queue_full += 1
             raise QueueFull(f"{self.parked} requests wait at this gateway worker, which is as many as may")
-        if not throttler.enqueue(waiter, random()):
+        if not throttler.enqueue(waiter, random(), self.ledger.others_waiting(unit.revision.id)):
             self.counters.queue_full += 1
             raise QueueFull(
                 f"{throttler.waiting} requests wait for revision {unit.revision.id}, which is as many as may"
             )
+        self.ledger.asked(unit.revision.id, waiter)
         self.parked += 1
         self.counters.parked += 1
         self.counters.cold_starts += is_cold
@@ -249,11 +282,50 @@ class Activator:
             self._on_stranded(unit.revision.id)
 
     def _expire(self, unit: _Unit, waiter: _Waiter, timeout: float) -> None:
-        if unit.throttler.cancel(waiter) and not waiter.done():
+        if self._cancel(unit, waiter) and not waiter.done():
             self.counters.timeouts += 1
             waiter.set_result(
                 QueueTimeout(f"no endpoint of revision {unit.revision.id} took the request within {timeout:g} s")
             )
+
+    def _cancel(self, unit: _Unit, waiter: _Waiter) -> bool:
+        return self.ledger.cancel(unit.revision.id, unit.throttler, waiter)
+
+    def _hand_on(self, unit: _Unit, waiter: _Waiter) -> None:
+        """The waiter left in the same turn in which it got its place."""
+        if waiter.done() and not waiter.cancelled():
+            outcome = waiter.result()
+            if isinstance(outcome, Place):
+                self.dispatch(unit, unit.throttler.release(outcome))
+
+    def _turn_away(self, unit: _Unit, error: GatewayError) -> None:
+        key = unit.revision.id
+        for waiter in self.ledger.clear(key, unit.throttler, type(error).__name__, str(error)):
+            if not waiter.done():
+                waiter.set_result(error)
+
+    # --- what the ledger does -----------------------------------------------------------------------------------------
+
+    def send(self, peer: str, message: Message) -> None:
+        """See `gateway.core.ownership.Sink`, as of the next three."""
+        self._send(peer, message)
+
+    def wake(self, waiter: _Waiter, place: Place) -> bool:
+        if waiter.done():
+            return False
+        waiter.set_result(place)
+        return True
+
+    def refuse(self, waiter: _Waiter, reason: str, text: str) -> None:
+        error = _REFUSALS.get(reason, QueueFull)
+        self.counters.queue_full += error is QueueFull
+        if not waiter.done():
+            waiter.set_result(error(text))
+
+    def suspect(self, revision: RevisionId, place: Place) -> None:
+        unit = self._units.get(revision)
+        if unit is not None:
+            self._suspect(unit, place)
 
     # --- revisions and endpoints --------------------------------------------------------------------------------------
 
@@ -267,14 +339,25 @@ class Activator:
         unit.leases = {}
         throttler = unit.throttler
         before = {place: place.endpoint.ready for place in throttler.places}
-        _dispatch(unit, throttler.update(revision.endpoints, revision.container_concurrency))
+        self.dispatch(unit, throttler.update(revision.endpoints, revision.container_concurrency))
         for place in throttler.places:
             self._judge(unit, place, was_ready=before.pop(place, False))
         for gone in before:
             self._prober.stop(gone)
+        self._share(unit)
         if revision.failure and throttler.capacity == 0:
-            _turn_away(throttler.clear(), _failed(revision))
+            self._turn_away(unit, _failed(revision))
         self._tell(unit)
+
+    def _share(self, unit: _Unit) -> None:
+        """A limit holds over all workers; without one each deals out by itself."""
+        key = unit.revision.id
+        is_limited = unit.revision.container_concurrency > 0
+        if is_limited and key not in self.ledger:
+            self.ledger.add(key, unit.throttler)
+        elif not is_limited and key in self.ledger:
+            self.ledger.remove(key)
+            self.dispatch(unit, unit.throttler.deal())
 
     def _tell(self, unit: _Unit) -> None:
         """What an update of a revision means for its drain."""
@@ -298,9 +381,13 @@ class Activator:
         elif place.is_open or place.is_held or place in self._prober:
             return
         elif unit.revision.probe is None:
-            _open(unit, place)
+            self._open(unit, place)
         else:
             self._probe(unit, place)
+
+    def _open(self, unit: _Unit, place: Place) -> None:
+        place.opened_at = perf_counter()
+        self.dispatch(unit, unit.throttler.open(place))
 
     def _suspect(self, unit: _Unit, place: Place) -> None:
         if self._units.get(unit.revision.id) is unit and (place.is_open or place.is_held):
@@ -309,7 +396,7 @@ class Activator:
 
     def _probe(self, unit: _Unit, place: Place) -> None:
         def passed() -> None:
-            _open(unit, place)
+            self._open(unit, place)
 
         self._prober.start(place, place.endpoint, unit.revision.probe or Probe(), passed)
 
@@ -321,39 +408,11 @@ class Activator:
         for place in unit.throttler.places:
             self._prober.stop(place)
         unit.throttler.update((), unit.revision.container_concurrency)
-        _turn_away(unit.throttler.clear(), _no_revision(key))
+        self._turn_away(unit, _no_revision(key))
         self._removed[key] = unit
-        self._removed = {key: unit for key, unit in self._removed.items() if unit.throttler.in_flight}
-
-
-def _turn_away(waiters: Iterable[_Waiter], error: GatewayError) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(error)
-
-
-def _open(unit: _Unit, place: Place) -> None:
-    place.opened_at = perf_counter()
-    _dispatch(unit, unit.throttler.open(place))
-
-
-def _dispatch(unit: _Unit, woken: Woken[_Waiter]) -> None:
-    """Tell the waiters of their places; a place whose waiter was cancelled meanwhile goes to the next."""
-    pending = list(reversed(woken))
-    while pending:
-        waiter, place = pending.pop()
-        if waiter.done():
-            pending.extend(reversed(unit.throttler.release(place)))
-        else:
-            waiter.set_result(place)
-
-
-def _hand_on(unit: _Unit, waiter: _Waiter) -> None:
-    """The waiter left in the same turn in which it got its place."""
-    if waiter.done() and not waiter.cancelled():
-        outcome = waiter.result()
-        if isinstance(outcome, Place):
-            _dispatch(unit, unit.throttler.release(outcome))
+        for empty in [key for key, unit in self._removed.items() if not unit.throttler.in_flight]:
+            del self._removed[empty]
+            self.ledger.remove(empty)
 
 
 def _failed(revision: Revision) -> RevisionFailed:

@@ -56,9 +56,15 @@ class Breaker(Generic[T]):
         self.in_flight += 1
         return True
 
-    def enqueue(self, waiter: T) -> bool:
-        """Wait for a place; False when the queue is full. Only to be called after `try_admit` said no."""
-        if len(self._queue) >= self._queue_limit:
+    @property
+    def waiters(self) -> list[T]:
+        """Who is in the queue, oldest first."""
+        return list(self._queue)
+
+    def enqueue(self, waiter: T, others: int = 0) -> bool:
+        """Wait for a place; False when the queue is full, of which `others` have a bound of their own and don't count.
+        Only to be called after `try_admit` said no."""
+        if len(self._queue) - others >= self._queue_limit:
             return False
         self._queue[waiter] = None
         return True

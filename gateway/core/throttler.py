@@ -14,6 +14,10 @@ An endpoint is the same one as long as host, port and pod are; it keeps its coun
 gets no new request at once, and its count is kept until the last request has finished, so that an endpoint that comes
 back meanwhile is not filled above its limit.
 
+Where another worker deals out the places of a revision with a limit (`core.ownership`), the throttler is held back: it
+is the queue of those who wait and counts what is at each place, but has no capacity of its own. `returned` is told of
+each request that is over, in the branch of `release` that an open place within its limit does not come through.
+
 A draining endpoint is kept closed for new requests whatever its probe says, which is remembered (`is_held`): taken into
 service again it is open at once. When the last request at one is over, `on_drained` is told; an endpoint that is open
 pays nothing for that.
@@ -26,13 +30,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from gateway.contract import Endpoint
 from gateway.core.breaker import UNLIMITED, Breaker
 from gateway.core.lb import FIRST_AVAILABLE_LIMIT, first_available, random_choice_2, round_robin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from gateway.contract import Endpoint
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["Place", "PlaceId", "Throttler"]
 
@@ -90,13 +93,27 @@ class Throttler(Generic[T]):
     """The places of one revision. `point` arguments are numbers in [0, 1) that stand for chance. `on_drained` is called
     when a draining place has no request any more."""
 
-    __slots__ = ("_breaker", "_leaving", "_limit", "_next", "_on_drained", "_only", "_open", "_places", "_points")
+    __slots__ = (
+        "_breaker",
+        "_leaving",
+        "_limit",
+        "_most",
+        "_next",
+        "_on_drained",
+        "_only",
+        "_open",
+        "_places",
+        "_points",
+        "_returned",
+    )
 
     def __init__(
         self, *, container_concurrency: int, queue_limit: int, on_drained: Callable[[], None] = _nobody_asks
     ) -> None:
         self._on_drained = on_drained
         self._limit = container_concurrency
+        self._most = container_concurrency  # at a place whose release frees a slot here
+        self._returned: Callable[[Place], None] | None = None  # to be told of releases, while held back
         self._breaker: Breaker[T] = Breaker(capacity=0, queue_limit=queue_limit)
         self._places: dict[PlaceId, Place] = {}
         self._leaving: dict[PlaceId, Place] = {}
@@ -112,6 +129,22 @@ class Throttler(Generic[T]):
     def waiting(self) -> int:
         """Requests parked for this revision."""
         return self._breaker.waiting
+
+    @property
+    def waiters(self) -> list[T]:
+        """Who waits, oldest first."""
+        return self._breaker.waiters
+
+    @property
+    def deals(self) -> bool:
+        """Whether places are given out here."""
+        return self._returned is None
+
+    @property
+    def used(self) -> dict[PlaceId, int]:
+        """The requests at each place that has any, those that left included."""
+        places = (*self._places.values(), *self._leaving.values())
+        return {place.id: place.in_flight for place in places if place.in_flight}
 
     @property
     def in_flight(self) -> int:
@@ -140,9 +173,10 @@ class Throttler(Generic[T]):
         place.in_flight += 1
         return place
 
-    def enqueue(self, waiter: T, point: float) -> bool:
-        """Wait for a place; False when the queue is full. Only to be called after `try_acquire` said None."""
-        if not self._breaker.enqueue(waiter):
+    def enqueue(self, waiter: T, point: float, others: int = 0) -> bool:
+        """Wait for a place; False when the queue is full, of which `others` don't count. Only to be called after
+        `try_acquire` said None."""
+        if not self._breaker.enqueue(waiter, others):
             return False
         self._points[waiter] = point
         return True
@@ -156,12 +190,14 @@ class Throttler(Generic[T]):
 
     def release(self, place: Place) -> Woken[T]:
         """Give a slot back."""
-        if not place.is_open or (self._limit and place.in_flight > self._limit):
+        if not place.is_open or (self._limit and place.in_flight > self._most):
             # The slot is not free for anybody: it goes instead of being handed on.
             self._breaker.resize(self._breaker.capacity - 1)
             place.in_flight -= 1
             if not place.in_flight:
                 self._emptied(place)
+            if self._returned is not None:
+                self._returned(place)
         else:
             place.in_flight -= 1
         breaker = self._breaker
@@ -180,6 +216,7 @@ class Throttler(Generic[T]):
         """Replace the set of endpoints and the limit. One listed twice counts once; new ones start closed."""
         old = self._places
         self._limit = container_concurrency
+        self._most = container_concurrency if self.deals else 0
         self._places = {}
         for endpoint in endpoints:
             place_id = PlaceId(endpoint.host, endpoint.port, endpoint.pod)
@@ -216,6 +253,37 @@ class Throttler(Generic[T]):
         self._points.clear()
         return self._breaker.clear()
 
+    def hold_back(self, returned: Callable[[Place], None]) -> None:
+        """Give out no place until `deal`, and tell `returned` of each request that is over meanwhile. For a revision
+        with a limit."""
+        self._returned = returned
+        self._most = 0
+        self._recount()
+
+    def deal(self) -> Woken[T]:
+        """Give out places again."""
+        self._returned = None
+        self._most = self._limit
+        return self._recount()
+
+    def place(self, place_id: PlaceId) -> Place:
+        """The place that is called so. One that is not of the revision is new and closed: it may be known elsewhere
+        sooner than here."""
+        known = self._places.get(place_id) or self._leaving.get(place_id)
+        return known or Place(Endpoint(*place_id, ready=True))
+
+    def shift(self, changes: Mapping[PlaceId, int]) -> Woken[T]:
+        """So many requests more, or fewer, are at these places; nobody here began or ended them."""
+        for place_id, change in changes.items():
+            place = self.place(place_id)
+            place.in_flight += change
+            self._breaker.in_flight += change
+            if not place.in_flight:
+                self._emptied(place)
+            elif place_id not in self._places:
+                self._leaving[place_id] = place
+        return self._recount()
+
     def _recount(self) -> Woken[T]:
         self._open = sorted((place for place in self._places.values() if place.is_open), key=lambda place: place.id)
         self._only = None
@@ -223,6 +291,8 @@ class Throttler(Generic[T]):
             free = UNLIMITED if self._open else 0
             if len(self._open) == 1:
                 self._only = self._open[0]
+        elif self._returned is not None:
+            free = 0
         else:
             free = sum(max(0, self._limit - place.in_flight) for place in self._open)
         return self._placed(self._breaker.resize(self._breaker.in_flight + free))
