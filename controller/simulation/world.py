@@ -127,6 +127,8 @@ class World:
         self.cold = 0
         """Requests that came when there was no ready pod."""
         self.refused = 0
+        self.reporting = True
+        """Whether what the gateway reports arrives at the controller."""
         self.replicas = replicas
         self._draining: dict[str, float] = {}  # the pods that drain, and since when
         self.deciders = Deciders(
@@ -202,7 +204,7 @@ class World:
                 if self._throttler.cancel(number):
                     self._load.depart(self.now)
             case _Event.REPORT:
-                self.deciders.on_stats("gateway", self._meter.report(self.now))
+                self._report(self._meter.report(self.now))
                 self._at(self.now + _REPORT, _Event.REPORT)
             case _Event.DECISION:
                 self.deciders.tick()
@@ -220,7 +222,7 @@ class World:
         self.cold += self._throttler.capacity == 0
         if self._load.arrive(self.now):
             self._meter.add(self._load)
-            self.deciders.on_stats("gateway", [Stat(_ID, 1.0, 1.0)])
+            self._report([Stat(_ID, 1.0, 1.0)])
         point = number * _GOLDEN_RATIO % 1
         place = self._throttler.try_acquire(point)
         if place is not None:
@@ -228,10 +230,14 @@ class World:
         elif self._throttler.enqueue(number, point):
             self._at(self.now + self._settings.timeout, _Event.REQUEST_GIVES_UP, number)
             if self._draining and self._throttler.capacity == 0:
-                self.deciders.on_stats("gateway", [Stat(_ID, 1.0, 0.0)])
+                self._report([Stat(_ID, 1.0, 0.0)])
         else:
             self.refused += 1
             self._load.depart(self.now)
+
+    def _report(self, stats: Iterable[Stat]) -> None:
+        if self.reporting:
+            self.deciders.on_stats("gateway", stats)
 
     def _serve(self, woken: Iterable[tuple[int, Place]]) -> None:
         for number, place in woken:

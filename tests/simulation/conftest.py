@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from controller.config import autoscaler
+from controller.config.store import Config
 from controller.simulation.world import Arrival, Settings, World
 
 if TYPE_CHECKING:
@@ -15,9 +17,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 def make_world() -> Callable[..., World]:
     def build(
-        *, limit: int = 0, cold_start: float = 1.0, replicas: int = 1, annotations: dict[str, str] | None = None
+        *,
+        limit: int = 0,
+        cold_start: float = 1.0,
+        replicas: int = 1,
+        annotations: dict[str, str] | None = None,
+        configured: dict[str, str] | None = None,
     ) -> World:
-        settings = Settings(annotations or {}, limit, queue_limit=100_000, timeout=36_000.0)
+        config = Config(autoscaler=autoscaler.parse(configured or {}))
+        settings = Settings(annotations or {}, limit, config, queue_limit=100_000, timeout=36_000.0)
         return World(settings, cold_start=lambda: cold_start, replicas=replicas)
 
     return build
