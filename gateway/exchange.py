@@ -417,15 +417,23 @@ class Exchange:
             self._dispatched_at = self._active_at = now
             self._downstream.set_deadline(now + served.patience)
         self._upstream = upstream
-        upstream.send(self, self._head, self._wire_head)
         if self._early is not None:
-            early, self._early = self._early, None
-            self._let_go(len(early))
-            self._downstream.resume()  # first, so that an endpoint that takes no more has the last word
-            if early:
-                self.request_body(bytes(early))
-            if self._request_ended:
-                upstream.finish(self._trailers)
+            self._dispatch_early(upstream, self._early)
+        elif self._request_ended:
+            upstream.send(self, self._head, self._wire_head)
+        else:
+            upstream.send(self, self._head, self._wire_head, self._downstream.has_content)
+
+    def _dispatch_early(self, upstream: Upstream | Stream, early: bytearray) -> None:
+        """The head, and the content that came before there was a connection."""
+        self._early = None
+        self._let_go(len(early))
+        upstream.send(self, self._head, self._wire_head, bool(early))
+        self._downstream.resume()  # first, so that an endpoint that takes no more has the last word
+        if self._request_ended:
+            self.request_end(bytes(early), self._trailers)
+        elif early:
+            self.request_body(bytes(early))
 
     # --- the request's content ----------------------------------------------------------------------------------------
 
@@ -500,13 +508,28 @@ class Exchange:
             self._let_go(self._replay_size)
         self._replay = None
 
-    def request_end(self, trailers: list[bytes]) -> None:
+    def request_end(self, content: bytes, trailers: list[bytes]) -> None:
+        upstream = self._upstream
+        if upstream is None:
+            self._end_early(content, trailers)
+            return
         self._request_ended = True
         self._trailers = trailers
-        if self._upstream is not None:
-            self._upstream.finish(trailers)
+        if content and not upstream.saw_response and self._may_repeat(upstream):
+            self._remember(content)
+        upstream.finish(content, trailers)
+        self._active()
+
+    def _end_early(self, content: bytes, trailers: list[bytes]) -> None:
+        """The request is complete before there is a connection."""
+        if content:
+            self.request_body(content)
+            if self.is_over:
+                return  # there was no room for it
         elif self._early is None:
             self._early = bytearray()
+        self._request_ended = True
+        self._trailers = trailers
 
     def pause_request(self) -> None:
         self._downstream.pause()
@@ -554,10 +577,11 @@ class Exchange:
         if self._served is not None and self._served.watches_idle:
             self._active_at = self._shared.loop.time()
 
-    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
+    def response_end(self, content: bytes, trailers: list[bytes], *, reusable: bool) -> None:
+        self._sent += len(content)
         # The request must be complete too, or what follows on that connection would be taken for its content.
         self._end(reusable and self._request_ended)
-        self._downstream.finish(trailers)
+        self._downstream.finish(content, trailers)
 
     def pause_response(self) -> None:
         if self._upstream is not None:

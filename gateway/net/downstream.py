@@ -113,17 +113,20 @@ class Downstream(asyncio.Protocol):
         "_method",
         "_persistent",
         "_phase",
+        "_piece",
         "_pumping",
         "_rate",
         "_reading",
         "_requests_left",
         "_timer",
         "_timer_at",
+        "_trailers",
         "_transport",
         "_unread",
         "_watched",
         "_write_paused",
         "cluster_local",
+        "has_content",
         "peer",
     )
 
@@ -134,6 +137,9 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._held = b""
         self._body: BodyReader | None = None
+        self._piece = b""
+        self._trailers: list[bytes] = []
+        self.has_content = False
         self._rate: BodyRate | None = None
         self._requests_left = listener.limits.max_requests_per_connection  # from 0 it never comes to 0
         self._exchange: RequestSink | None = None
@@ -325,7 +331,9 @@ class Downstream(asyncio.Protocol):
                 return
             self._body = CountedReader(body, limit)
         self.resume()
+        self.has_content = bool(self._buffer) and not head.chunked  # of chunked content it may be a size without data
         self._exchange = listener.begin(self, head)
+        self.has_content = False
         if self._exchange is None:
             return
         if self._buffer:
@@ -340,31 +348,36 @@ class Downstream(asyncio.Protocol):
         try:
             rest = body.feed(data, self)
         except ProtocolError as error:
+            self._piece = b""
             self._keep = False
             self._unread = True
             if self._exchange is not None:
                 self._exchange.fail(error)
             return
-        if rest is None:
-            if self._rate is None and self._phase is _BODY:
-                self._watch_rate()
-            return
-        if self._phase is _BODY:
+        piece, self._piece = self._piece, b""
+        exchange = self._exchange
+        if rest is not None:
             self._phase = _PENDING
             self._buffer = rest
+            if exchange is not None:
+                exchange.request_end(piece, self._trailers)
+            return
+        if piece and exchange is not None:
+            exchange.request_body(piece)
+        if self._rate is None and self._phase is _BODY:
+            self._watch_rate()
 
     def body(self, data: bytes) -> None:
-        """From the reader of the request's content."""
+        """From the reader of the request's content, at most once for what it is fed: the end may follow at once, and
+        both leave in one write then."""
         if self._rate is not None:
             self._rate.received += len(data)
-        if self._exchange is not None:
-            self._exchange.request_body(data)
+        self._piece = data
 
     def end(self, trailers: list[bytes]) -> None:
         """From the reader of the request's content: it is complete."""
         self._body = self._rate = None
-        if self._exchange is not None:
-            self._exchange.request_end(trailers)
+        self._trailers = trailers
 
     def _watch_rate(self) -> None:
         limits = self._listener.limits
@@ -433,9 +446,7 @@ class Downstream(asyncio.Protocol):
             self._finished()
         else:
             self.respond(head, has_body=True, hold=True)
-            if content:
-                self.write(content)
-            self.finish([])
+            self.finish(content, [])
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""
@@ -455,14 +466,17 @@ class Downstream(asyncio.Protocol):
             self._held = b""
         self._transport.write(data)
 
-    def finish(self, trailers: list[bytes]) -> None:
-        """The response is complete; go on with the next request, or close."""
+    def finish(self, content: bytes, trailers: list[bytes]) -> None:
+        """The response is complete with the last piece of its content, b"" for none; go on with the next request, or
+        close."""
         if self._chunked:
-            self._transport.write(self._held + serialise_last_chunk(trailers))
+            last = serialise_last_chunk(trailers)
+            content = serialise_chunk(content) + last if content else last
+        if self._held:
+            content = self._held + content
             self._held = b""
-        elif self._held:
-            self._transport.write(self._held)
-            self._held = b""
+        if content:
+            self._transport.write(content)
         self._finished()
 
     def _finished(self) -> None:
@@ -507,9 +521,7 @@ class Downstream(asyncio.Protocol):
         head.content_length = len(body)
         is_head_request = self._method == b"HEAD"
         self.respond(head, has_body=True, hold=True)
-        if not is_head_request:
-            self.write(body)
-        self.finish([])
+        self.finish(b"" if is_head_request else body, [])
         return 0 if is_head_request else len(body)
 
     def take_back(self) -> bool:

@@ -23,8 +23,9 @@ class RequestSink(Protocol):
     def request_body(self, data: bytes) -> None:
         """A piece of the request's content, never empty."""
 
-    def request_end(self, trailers: list[bytes]) -> None:
-        """The request is complete. `trailers` are canonical lines, [] for none."""
+    def request_end(self, content: bytes, trailers: list[bytes]) -> None:
+        """The request is complete with the last piece of its content, b"" for none. `trailers` are canonical lines, []
+        for none."""
 
     def fail(self, error: GatewayError) -> None:
         """The request's content is malformed."""
@@ -49,6 +50,8 @@ class Responder(Protocol):
     """A request's connection, or its HTTP/2 stream, as its exchange sees it."""
 
     cluster_local: bool
+    has_content: bool
+    """While the exchange begins: content came with the head, and is handed over as soon as it has begun."""
     peer: Peer
     protocol: bytes
 
@@ -64,8 +67,9 @@ class Responder(Protocol):
     def write(self, data: bytes) -> None:
         """Send a piece of the response's content; back-pressure comes as `pause_response`."""
 
-    def finish(self, trailers: list[bytes]) -> None:
-        """The response is complete. `trailers` are canonical lines, [] for none."""
+    def finish(self, content: bytes, trailers: list[bytes]) -> None:
+        """The response is complete with the last piece of its content, b"" for none. `trailers` are canonical lines, []
+        for none."""
 
     def reply(self, status: int, text: str, extra: bytes = b"") -> int:
         """Answer with `text` as the body and `extra` field lines, and finish. Returns the body's size."""
@@ -116,9 +120,9 @@ class ResponseSink(Protocol):
     def response_body(self, data: bytes) -> None:
         """A piece of the content, never empty."""
 
-    def response_end(self, trailers: list[bytes], *, reusable: bool) -> None:
-        """The response is complete; `reusable` says whether the connection may carry another exchange. `trailers` are
-        canonical lines, [] for none."""
+    def response_end(self, content: bytes, trailers: list[bytes], *, reusable: bool) -> None:
+        """The response is complete with the last piece of its content, b"" for none; `reusable` says whether the
+        connection may carry another exchange. `trailers` are canonical lines, [] for none."""
 
     def endpoint_ended(self) -> None:
         """End of file in a tunnel."""

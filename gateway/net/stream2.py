@@ -64,6 +64,7 @@ class Stream:
         "stalled_by",
     )
 
+    has_content = False  # content is in frames of its own
     protocol = b"HTTP/2"
 
     def __init__(self, connection: Connection, number: int, send_window: int) -> None:
@@ -202,7 +203,7 @@ class Stream:
         self._request_ended = True
         self._rate = None
         if self._expects and self._exchange is not None:
-            self._exchange.request_end(trailers)
+            self._exchange.request_end(b"", trailers)
 
     def _give_back(self, size: int) -> None:
         connection = self._connection
@@ -307,8 +308,7 @@ class Stream:
             self._finished()
         else:
             self._responding = True
-            self.write(content)
-            self.finish([])
+            self.finish(content, [])
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head."""
@@ -370,8 +370,10 @@ class Stream:
             self._exchange.resume_response()
         return size
 
-    def finish(self, trailers: list[bytes]) -> None:
-        """The response is complete."""
+    def finish(self, content: bytes, trailers: list[bytes]) -> None:
+        """The response is complete with the last piece of its content, b"" for none."""
+        if content:
+            self.write(content)
         self._exchange = None
         if not self._responding:  # its head was its end
             self._finished()

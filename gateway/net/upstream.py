@@ -77,10 +77,12 @@ class Upstream(asyncio.Protocol):
         "_buffer",
         "_chunked",
         "_ended",
+        "_held",
         "_interims",
         "_keep",
         "_method",
         "_owner",
+        "_piece",
         "_reading",
         "_sink",
         "_trailers",
@@ -107,6 +109,8 @@ class Upstream(asyncio.Protocol):
         self._chunked = False
         self._keep = True
         self._ended = False
+        self._held = b""
+        self._piece = b""
         self._tunnel = False
         self._trailers: list[bytes] = []
         self._interims = 0
@@ -119,22 +123,35 @@ class Upstream(asyncio.Protocol):
 
     # --- from the exchange --------------------------------------------------------------------------------------------
 
-    def send(self, sink: ResponseSink, head: RequestHead, text: bytes) -> None:
-        """Begin a request: `text` is the head to send, made from `head`."""
+    def send(self, sink: ResponseSink, head: RequestHead, text: bytes, hold: bool = False) -> None:
+        """Begin a request: `text` is the head to send, made from `head`. `hold`: content follows at once, so keep it
+        for that write."""
         self._sink = sink
         self._method = head.method
         self._chunked = head.chunked
         self.saw_response = False
-        self._transport.write(text)
+        if hold:
+            self._held = text
+        else:
+            self._transport.write(text)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the request's content, or of a tunnel; back-pressure comes as `pause_request`."""
-        self._transport.write(serialise_chunk(data) if self._chunked else data)
+        self._write(serialise_chunk(data) if self._chunked else data)
 
-    def finish(self, trailers: list[bytes]) -> None:
-        """The request's content is complete. `trailers` are canonical lines, [] for none."""
+    def finish(self, content: bytes, trailers: list[bytes]) -> None:
+        """The request is complete with the last piece of its content, b"" for none. `trailers` are canonical lines, []
+        for none."""
         if self._chunked:
-            self._transport.write(serialise_last_chunk(trailers))
+            self._write((serialise_chunk(content) if content else b"") + serialise_last_chunk(trailers))
+        elif content:
+            self._write(content)
+
+    def _write(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._transport.write(data)
 
     def write_end(self) -> None:
         """Pass on the client's end of file in a tunnel."""
@@ -261,7 +278,7 @@ class Upstream(asyncio.Protocol):
             return
         if body is None:
             self._doubt(head)
-            self._complete(rest)
+            self._complete(b"", rest)
             return
         self._body = body
         if rest:
@@ -284,25 +301,31 @@ class Upstream(asyncio.Protocol):
     def _feed(self, data: bytes) -> None:
         assert self._body is not None
         rest = self._body.feed(data, self)
-        if self._ended and self._sink is not None:
-            self._complete(rest or b"")
+        piece, self._piece = self._piece, b""
+        if self._sink is None:
+            return
+        if self._ended:
+            self._complete(piece, rest or b"")
+        elif piece:
+            self._sink.response_body(piece)
 
     def body(self, data: bytes) -> None:
-        """From the reader of the response's content."""
-        if self._sink is not None:
-            self._sink.response_body(data)
+        """From the reader of the response's content, at most once for what it is fed: the end may follow at once, and
+        the last chunk costs no write of its own then."""
+        self._piece = data
 
     def end(self, trailers: list[bytes]) -> None:
         """From the reader of the response's content: it is complete."""
         self._ended = True
         self._trailers = trailers
 
-    def _complete(self, rest: bytes) -> None:
+    def _complete(self, content: bytes, rest: bytes) -> None:
         sink = self._sink
         assert sink is not None
         self._body = None
         self._ended = False
-        sink.response_end(self._trailers, reusable=self._keep and not rest and not self._transport.is_closing())
+        reusable = self._keep and not rest and not self._transport.is_closing()
+        sink.response_end(content, self._trailers, reusable=reusable)
 
     def eof_received(self) -> bool:
         if self._tunnel and self._sink is not None:
@@ -311,7 +334,7 @@ class Upstream(asyncio.Protocol):
         if self._sink is not None and isinstance(self._body, UntilCloseReader):
             self._keep = False
             self._trailers = []
-            self._complete(b"")
+            self._complete(b"", b"")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -472,8 +472,9 @@ class Stream:
 
     # --- from the exchange --------------------------------------------------------------------------------------------
 
-    def send(self, sink: ResponseSink, head: RequestHead, text: bytes) -> None:
-        """Begin a request: `text` is its head as HTTP/1.1 has it, made from `head`."""
+    def send(self, sink: ResponseSink, head: RequestHead, text: bytes, hold: bool = False) -> None:
+        """Begin a request: `text` is its head as HTTP/1.1 has it, made from `head`. It is a frame of its own, `hold` or
+        not."""
         connection = self._connection
         self._sink = sink
         self._method = head.method
@@ -507,8 +508,11 @@ class Stream:
             self._queue()
             self._sink.pause_request()
 
-    def finish(self, trailers: list[bytes]) -> None:
-        """The request's content is complete. `trailers` are canonical lines, [] for none."""
+    def finish(self, content: bytes, trailers: list[bytes]) -> None:
+        """The request is complete with the last piece of its content, b"" for none. `trailers` are canonical lines, []
+        for none."""
+        if content:
+            self.write(content)
         if self._is_sent or self._sink is None:
             return
         self._finish = trailers
@@ -701,7 +705,7 @@ class Stream:
         sink, self._sink = self._sink, None
         if sink is not None:
             self._end_both()
-            sink.response_end(trailers, reusable=False)
+            sink.response_end(b"", trailers, reusable=False)
 
     def _end_both(self) -> None:
         """The response is complete. A request that is not has become pointless (RFC 9113 section 8.1)."""

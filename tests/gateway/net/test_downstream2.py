@@ -80,7 +80,7 @@ class Exchange:
         assert not self.is_over
         assert not self.ended
 
-    def request_end(self, trailers: list[bytes]) -> None:
+    def request_end(self, content: bytes, trailers: list[bytes]) -> None:
         assert not self.is_over
         assert not self.ended
         self.ended = True
@@ -122,7 +122,7 @@ class Exchange:
                 stream.write(bytes((1, 1000, 40_000)[what - 2]))
             else:
                 self.is_over = True
-                stream.reset() if what == 5 else stream.finish([b"x: y"] if what == 6 else [])
+                stream.reset() if what == 5 else stream.finish(b"", [b"x: y"] if what == 6 else [])
         elif what == 2:
             stream.interim(INTERIM)
         elif what < 5:
