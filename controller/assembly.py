@@ -89,7 +89,7 @@ class ControlPlane:
         self._lull = Lull() if lull is None else lull
         self.registry = CollectorRegistry()
         self.drains = Drains(
-            workers=lambda: self.feed.workers,
+            carriers=lambda: self.feed.carriers,
             enqueue=self._decided,
             publish=lambda revision_id: self._publisher.publish(revision_id),
         )
@@ -98,7 +98,8 @@ class ControlPlane:
             feed_token,
             on_stats=self.deciders.on_stats,
             on_in_flight=self.drains.on_in_flight,
-            on_disconnect=self._disconnected,
+            on_carriers=self.drains.on_carriers,
+            on_disconnect=self.deciders.on_disconnect,
             on_programmed=self._programmed,
             gathering=gathering,
         )
@@ -149,10 +150,6 @@ class ControlPlane:
 
     def _decided(self, key: Key) -> None:
         self.runner.enqueue(kinds.POD_AUTOSCALER, key)
-
-    def _disconnected(self, worker: str) -> None:
-        self.deciders.on_disconnect(worker)
-        self.drains.on_disconnect(worker)
 
     def _is_programmed(self, key: Key, generation: int) -> bool | None:
         return self._publisher.programmed(key, generation)

@@ -100,7 +100,7 @@ def run(revisions: int, workers: int, busy: int, seconds: int) -> None:
 def drain(revisions: int, workers: int) -> float:
     """A second of what is in flight at two pods of each of so many shrinking revisions."""
     names = [f"worker-{number}" for number in range(workers)]
-    drains = Drains(workers=lambda: names, enqueue=lambda _: None, publish=lambda _: None, clock=lambda: 0.0)
+    drains = Drains(carriers=lambda: names, enqueue=lambda _: None, publish=lambda _: None, clock=lambda: 0.0)
     ids = [RevisionId("default", f"service-{number:05}-00001") for number in range(revisions)]
     for one in ids:
         drains.carry_out(Key(*one), Plan(draining=frozenset((f"{one.name}-a", f"{one.name}-b"))))

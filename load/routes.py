@@ -155,10 +155,11 @@ class Controller:
             TOKEN,
             on_stats=lambda *_: None,
             on_in_flight=lambda *_: None,
+            on_carriers=lambda: None,
             on_disconnect=lambda _: None,
             on_programmed=self._programmed,
         )
-        drains = Drains(workers=lambda: self.server.workers, enqueue=lambda _: None, publish=lambda _: None)
+        drains = Drains(carriers=lambda: self.server.carriers, enqueue=lambda _: None, publish=lambda _: None)
         self.publisher = Publisher(
             cast("Runner", self), self.server, drains, woken=lambda _key: None, started=lambda _uid: None
         )

@@ -8,8 +8,10 @@ compiled anew (`draining`), which tells the gateways to send nothing there and t
 connected worker has reported, at the version that made it draining or a later one, and named no request there. Each
 answer that changes something has the PodAutoscaler reconciled at once.
 
-A worker that disconnects takes its word along and no longer counts: it can't be asked, and its own connections to the
-pod end it one way or the other. One that connects counts as soon as it is here, and reports with its first state.
+Whoever may have requests in flight counts: the connected workers, and those that lost their connection and are about to
+be back (`FeedServer.carriers`). What such a one said before it left still holds, since it goes on with the state that
+it acknowledged. A worker whose process has ended counts no longer. After a restart of the controller nobody has
+finished before all workers had the time to come back.
 
 A revision that no gateway has been told of (no route leads to it and it has no endpoint) has finished everywhere.
 
@@ -27,7 +29,7 @@ from controller.reconcile.drain import NOTHING, Progress
 from gateway.contract import RevisionId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from controller.apis.meta import JsonObject
     from controller.reconcile.plan import Plan
@@ -66,18 +68,19 @@ class _Drain:
 
 
 class Drains:
-    """`workers` names the gateway workers that are connected, `enqueue` has a PodAutoscaler reconciled, `publish` has
-    the gateways told of a revision anew. `clock` is monotonic."""
+    """`carriers` names the gateway workers that may have requests in flight, None while they are not all known.
+    `enqueue` has a PodAutoscaler reconciled, `publish` has the gateways told of a revision anew. `clock` is
+    monotonic."""
 
     def __init__(
         self,
         *,
-        workers: Callable[[], Sequence[str]],
+        carriers: Callable[[], Collection[str] | None],
         enqueue: Callable[[Key], None],
         publish: Callable[[RevisionId], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._workers = workers
+        self._carriers = carriers
         self._enqueue = enqueue
         self._publish = publish
         self._clock = clock
@@ -99,7 +102,7 @@ class Drains:
             loads=loads,
             quiet=_quiet(drain, loads),
             asked=now - drain.changed,
-            alone=None if self._workers() else now - self._alone_since,
+            alone=now - self._alone_since if self._is_alone() else None,
         )
 
     def carry_out(self, key: Key, plan: Plan) -> None:
@@ -150,13 +153,19 @@ class Drains:
                 drain.reports[worker] = _Report(version, load)
                 self._consider(revision, drain)
 
-    def on_disconnect(self, worker: str) -> None:
-        """A worker's connection has ended."""
-        if not self._workers():
+    def on_carriers(self) -> None:
+        """Who may have requests in flight has changed, but for somebody new."""
+        carriers, is_alone = self._carriers(), self._is_alone()
+        if is_alone:
             self._alone_since = self._clock()
         for revision, drain in list(self._drains.items()):
-            drain.reports.pop(worker, None)
-            self._consider(revision, drain, anyway=not self._workers())
+            if carriers is not None:
+                drain.reports = {name: report for name, report in drain.reports.items() if name in carriers}
+            self._consider(revision, drain, anyway=is_alone)
+
+    def _is_alone(self) -> bool:
+        carriers = self._carriers()
+        return carriers is not None and not carriers
 
     def describe(self, key: Key) -> list[JsonObject]:
         """The pods of a revision that drain, for people."""
@@ -189,14 +198,16 @@ class Drains:
         if not drain.is_known:
             return {}
         total: dict[str, int] = {}
-        workers = self._workers()
-        for worker in workers:
-            report = drain.reports.get(worker)
+        carriers = self._carriers()
+        if not carriers:
+            return None
+        for carrier in carriers:
+            report = drain.reports.get(carrier)
             if report is None or report.version < drain.told:
                 return None
             for pod, count in report.loads.items():
                 total[pod] = total.get(pod, 0) + count
-        return total if workers else None
+        return total
 
 
 def _quiet(drain: _Drain, loads: Mapping[str, int] | None) -> frozenset[str]:

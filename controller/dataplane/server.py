@@ -59,7 +59,7 @@ from gateway.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from controller.dataplane.compile import Delta
     from gateway.contract import Message, RevisionId, Stat
@@ -122,12 +122,14 @@ class FeedServer:
         *,
         on_stats: Callable[[str, Sequence[Stat]], None],
         on_in_flight: Callable[[str, int, Mapping[RevisionId, Mapping[str, int]]], None],
+        on_carriers: Callable[[], None],
         on_disconnect: Callable[[str], None],
         on_programmed: Callable[[RouteId], None],
         gathering: float = 0.0,
     ) -> None:
         """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector, `on_in_flight(worker, version,
-        loads)` is for whoever waits for endpoints to drain; `on_programmed(route)` is called whenever
+        loads)` and `on_carriers()`, after which `carriers` may be others, are for whoever waits for endpoints to drain;
+        `on_programmed(route)` is called whenever
         `programmed(route)` may answer differently. All are called in the loop and must not block. `gathering`: seconds
         without a list of the workers (see the module), where workers may have served before this server did.
         Raises ValueError for an empty token, which would let everybody in."""
@@ -136,6 +138,7 @@ class FeedServer:
         self._token = token.encode()
         self._on_stats = on_stats
         self._on_in_flight = on_in_flight
+        self._on_carriers = on_carriers
         self._on_disconnect = on_disconnect
         self._on_programmed = on_programmed
         self._snapshot = Snapshot()
@@ -163,6 +166,12 @@ class FeedServer:
     def workers(self) -> tuple[str, ...]:
         """The names of those connected."""
         return tuple(self._workers)
+
+    @property
+    def carriers(self) -> Collection[str] | None:
+        """Those who may have requests in flight: workers that are connected or about to come back. None while a former
+        controller's workers, which nobody here knows, may be about to."""
+        return None if self._gathering else self._workers.keys() | self._returning.keys()
 
     def publish(self, delta: Delta) -> None:
         """Tells every worker. The first call opens the feed, even with an empty delta."""
@@ -270,6 +279,7 @@ class FeedServer:
         del self._workers[worker.name]
         self._unlist(worker)
         self._on_disconnect(worker.name)
+        self._on_carriers()
         if self._workers:
             self._settle()
         else:
@@ -318,10 +328,12 @@ class FeedServer:
         self._returning.pop(name, None)
         del self._listed[name]
         self._publish_list()
+        self._on_carriers()
 
     def _gathered(self) -> None:
         self._gathering = 0.0
         self._publish_list()
+        self._on_carriers()
 
     def _publish_list(self) -> None:
         if self._gathering or self._closing:

@@ -62,6 +62,7 @@ class ControlPlane:
             "secret",
             on_stats=self.deciders.on_stats,
             on_in_flight=lambda *_: None,
+            on_carriers=lambda: None,
             on_disconnect=self.deciders.on_disconnect,
             on_programmed=lambda _: None,
         )

@@ -42,6 +42,7 @@ async def test_a_cold_request_is_decided_and_dispatched(unused_tcp_port: int) ->
         "secret",
         on_stats=deciders.on_stats,
         on_in_flight=lambda *_: None,
+        on_carriers=lambda: None,
         on_disconnect=deciders.on_disconnect,
         on_programmed=lambda _: None,
     )

@@ -34,7 +34,7 @@ class Bench:
         config = Config()
         self.decided: asyncio.Queue[Key] = asyncio.Queue()
         self.quiet = asyncio.Event()
-        self.drains = Drains(workers=lambda: self.server.workers, enqueue=self._news, publish=self._publish)
+        self.drains = Drains(carriers=lambda: self.server.carriers, enqueue=self._news, publish=self._publish)
         self.deciders = Deciders(config=lambda: config, enqueue=self.decided.put_nowait)
         self.deciders.on_pod_autoscaler(None, POD_AUTOSCALER)
         self.deciders.tick()
@@ -42,7 +42,8 @@ class Bench:
             "secret",
             on_stats=self.deciders.on_stats,
             on_in_flight=self.drains.on_in_flight,
-            on_disconnect=self.drains.on_disconnect,
+            on_carriers=self.drains.on_carriers,
+            on_disconnect=lambda _: None,
             on_programmed=lambda _: None,
         )
 

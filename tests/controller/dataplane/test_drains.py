@@ -20,7 +20,7 @@ class Bench:
         self.workers, self.enqueued, self.due, self.now = ["w1", "w2"], [], [], 100.0
         self.version, self.known = 7, True
         self.drains = Drains(
-            workers=lambda: self.workers, enqueue=self.enqueued.append, publish=self.due.append, clock=lambda: self.now
+            carriers=lambda: self.workers, enqueue=self.enqueued.append, publish=self.due.append, clock=lambda: self.now
         )
 
     def drain(self, *pods):
@@ -136,7 +136,7 @@ def test_the_end_of_a_drain_is_told(bench):
     assert not bench.progress.quiet
 
 
-def test_a_worker_that_left_does_not_count(bench):
+def test_a_worker_that_is_gone_does_not_count(bench):
     """Nor what it said; the pod may be quiet without it."""
     bench.drain("a")
     bench.publish()
@@ -144,14 +144,14 @@ def test_a_worker_that_left_does_not_count(bench):
     bench.tell("w2")
     bench.news()
     bench.workers.remove("w1")
-    bench.drains.on_disconnect("w1")
+    bench.drains.on_carriers()
     assert (bench.progress.quiet, bench.news()) == ({"a"}, True)
     bench.workers.append("w1")
     assert not bench.progress.quiet, "back again, it has to tell"
 
 
 def test_without_any_worker_time_is_counted(bench):
-    """From the moment the last one left, or from the start."""
+    """From the moment the last one was gone, or from the start."""
     bench.workers.clear()
     bench.now += 3
     bench.drain("a")
@@ -162,10 +162,24 @@ def test_without_any_worker_time_is_counted(bench):
     bench.now += 10
     bench.workers.clear()
     bench.news()
-    bench.drains.on_disconnect("w1")
+    bench.drains.on_carriers()
     assert (bench.progress.alone, bench.news()) == (0.0, True)
     bench.now += 2
     assert bench.progress.alone == 2.0
+
+
+def test_nobody_has_finished_before_all_workers_are_known(bench):
+    """After a restart of the controller those that are back first do not speak for the others."""
+    known, bench.workers = bench.workers, None
+    bench.drain("a")
+    bench.publish()
+    for worker in known:
+        bench.tell(worker)
+    bench.drains.on_carriers()
+    assert (bench.progress.quiet, bench.progress.alone, bench.news()) == (frozenset(), None, False)
+    bench.workers = known
+    bench.drains.on_carriers()
+    assert (bench.progress.quiet, bench.news()) == ({"a"}, True)
 
 
 def test_a_revision_that_no_gateway_knows_is_quiet(bench):

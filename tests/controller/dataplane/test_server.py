@@ -12,6 +12,7 @@ from gateway.contract import (
     FEED_PATH,
     Ack,
     Hello,
+    InFlight,
     Leaving,
     Peer,
     Peers,
@@ -72,6 +73,7 @@ class Bench:
     def __init__(self, server, connect):
         self.server, self.connect = server, connect
         self.stats, self.in_flight, self.gone, self.told = [], [], [], []
+        self.carriers = []
 
 
 @pytest.fixture
@@ -83,6 +85,7 @@ async def bench(request):
         "secret",
         on_stats=lambda worker, stats: events.stats.append((worker, stats)),
         on_in_flight=lambda *told: events.in_flight.append(told),
+        on_carriers=lambda: events.carriers.append(events.server.carriers),
         on_disconnect=events.gone.append,
         on_programmed=events.told.append,
         **options,
@@ -122,6 +125,7 @@ def test_an_empty_token_is_refused():
             "",
             on_stats=lambda *_: None,
             on_in_flight=lambda *_: None,
+            on_carriers=lambda: None,
             on_disconnect=lambda _: None,
             on_programmed=lambda _: None,
         )
@@ -345,9 +349,37 @@ async def test_a_worker_that_lives_keeps_its_place_while_it_reconnects(bench, mo
     await listed(one, w1=False)
 
 
+async def test_who_may_have_requests_in_flight(bench, monkeypatch):
+    """Whoever is connected or will be again, until it is given up; not one whose process has ended."""
+    monkeypatch.setattr(feed, "RETURN_WAIT", 0.2)
+    bench.server.publish(delta())
+    one, two = await acknowledging(bench, "w1"), await acknowledging(bench, "w2")
+    await listed(one, w1=False, w2=False)
+    await two.socket.close()
+    await until(lambda: bench.gone == ["w2"])
+    assert bench.server.carriers == {"w1", "w2"}
+    await until(lambda: {"w1"} in bench.carriers)
+    one.socket._response.connection.transport.abort()
+    await until(lambda: set() in bench.carriers)
+
+
+async def test_what_is_in_flight_is_told_with_the_version_it_holds_for(bench):
+    """The one acknowledged last; 0 is none of this server's."""
+    bench.server.publish(delta())
+    client = await bench.connect()
+    await client.hear()
+    loads = {REVISION: {"pod": 2}}
+    await client.say(InFlight(loads))
+    await client.say(Ack(1))
+    await client.say(InFlight(loads))
+    await until(lambda: len(bench.in_flight) == 2)
+    assert bench.in_flight == [("w1", 0, loads), ("w1", 1, loads)]
+
+
 @pytest.mark.parametrize("bench", [{"gathering": 0.1}], indirect=True)
 async def test_a_controller_that_starts_waits_for_those_who_were_there_before(bench):
     """The first to come back is not told that it is alone."""
+    assert bench.server.carriers is None
     bench.server.publish(delta())
     one = await acknowledging(bench, "w1")
     two = await acknowledging(bench, "w2")
