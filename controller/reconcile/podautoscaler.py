@@ -69,7 +69,7 @@ from controller.reconcile import drain
 from controller.reconcile.children import hpa as hpa_child
 from controller.reconcile.children.deployment import progress_deadline
 from controller.reconcile.drain import Step
-from controller.reconcile.plan import Cache, Controller, Patch, Plan, owner_key
+from controller.reconcile.plan import Cache, Controller, Deletion, Patch, Plan, owner_key
 from controller.reconcile.status import NOT_OWNED, begin, finish
 
 if TYPE_CHECKING:
@@ -187,7 +187,21 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
     found = _explained(found, pa, scale, why, now)
     status = finish(pa.obj, found, serviceName=name_of(pa.obj), desiredScale=scale, actualScale=seen.ready)
     after = min((each for each in (result.after, step.after) if each is not None), default=None)
-    return Plan(patch=_patches(seen, step), status=status, requeue_after=after, draining=step.draining)
+    return Plan(
+        patch=_patches(seen, step),
+        delete=_leftover(seen),
+        status=status,
+        requeue_after=after,
+        draining=step.draining,
+    )
+
+
+def _leftover(seen: ObservedPodAutoscaler) -> tuple[Deletion, ...]:
+    """The HorizontalPodAutoscaler of a revision that was of the HPA class before: it would scale against us."""
+    hpa = seen.hpa
+    if hpa is None or is_deleting(hpa) or not is_controlled_by(hpa, seen.pod_autoscaler.obj):
+        return ()
+    return (Deletion(kinds.HORIZONTAL_POD_AUTOSCALER, key_of(hpa), uid_of(hpa)),)
 
 
 def _hand_over(seen: ObservedPodAutoscaler, annotated: AutoscalingAnnotations, config: Config, now: datetime) -> Plan:

@@ -299,6 +299,21 @@ def test_the_hpa_class_hands_its_scale_over() -> None:
     assert changed["spec"]["minReplicas"] == 5
 
 
+def test_a_revision_that_leaves_the_hpa_class_takes_its_scaler_along() -> None:
+    """Two would scale one Deployment; one that is not ours stays."""
+    [made] = hpa_plan(None).create
+    made["metadata"]["uid"] = "h"
+    obj = pod_autoscaler()
+    obj["metadata"]["uid"] = "pa"
+
+    def deleted(hpa: JsonObject) -> list[str]:
+        plan = reconcile(ObservedPodAutoscaler(parse(obj), 1, 1, 1, hpa=hpa), Config(), NOW)
+        return [deletion.uid for deletion in plan.delete]
+
+    assert deleted(made) == ["h"]
+    assert deleted({**made, "metadata": {**made["metadata"], "ownerReferences": []}}) == []
+
+
 def test_a_horizontal_pod_autoscaler_of_that_name_that_is_not_ours() -> None:
     """Is left alone, and that is said."""
     result = hpa_plan({"metadata": {"name": KEY.name}, "spec": {}})
