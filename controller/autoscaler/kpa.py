@@ -14,8 +14,8 @@ its bounds; the down rate does not hold a revision that no route reaches; the bu
 so that a restarted controller never takes away what it has not yet seen the load of.
 
 The excess burst capacity says how many requests the ready replicas could take on top of the present ones beyond
-target-burst-capacity. In Knative its sign puts the activator on the path or off; our gateway is always on it, so it is
-computed and shown.
+target-burst-capacity. In Knative its sign puts the activator on the path or off, and as many activators as the load may
+need; our gateways are always on it, so both are computed and shown.
 
 `decide` is a function: state in, state out, `now` an argument. A decision carries all it was made from and the rule
 that made it, so that `controller.autoscaler.explain` can put it into words later. Bounds (min-scale, max-scale) and the
@@ -48,6 +48,7 @@ __all__ = [
     "DeciderSpec",
     "DeciderState",
     "Decision",
+    "activators",
     "decide",
     "decider_spec",
     "first_decision",
@@ -68,6 +69,7 @@ SCALE_DOWN_DELAY = "ScaleDownDelay"
 SCALE_UP_RATE, SCALE_DOWN_RATE, ACTIVATION_SCALE = "ScaleUpRate", "ScaleDownRate", "ActivationScale"
 
 _TARGET_MIN = 0.01
+_ACTIVATORS_MIN = 2
 _RPS_UTILISATION = 0.70
 
 
@@ -82,6 +84,7 @@ class DeciderSpec:
     total: float = 100.0
     target: float = 70.0
     target_burst_capacity: float = 211.0
+    activator_capacity: float = 100.0
     initial_scale: int = 1
     activation_scale: int = 1
     stable_window: float = 60.0
@@ -142,6 +145,7 @@ def decider_spec(
         total=total,
         target=max(_TARGET_MIN, total * utilisation),
         target_burst_capacity=_either(annotated.target_burst_capacity, config.target_burst_capacity),
+        activator_capacity=config.activator_capacity,
         initial_scale=config.initial_scale if annotated.initial_scale is None else annotated.initial_scale,
         activation_scale=annotated.activation_scale or 1,
         stable_window=stable,
@@ -171,6 +175,15 @@ def _target(annotated: AutoscalingAnnotations, config: AutoscalerConfig, limit: 
 
 def _either(annotated: float | None, configured: float) -> float:
     return configured if annotated is None else annotated
+
+
+def activators(spec: DeciderSpec, ready: int) -> int:
+    """How many activators Knative would put in front of so many ready replicas: two at least, and enough to hold what
+    the replicas take and the burst beyond it, at activator-capacity requests each."""
+    if spec.target_burst_capacity == 0:
+        return _ACTIVATORS_MIN
+    held = ready * spec.total + max(spec.target_burst_capacity, 0.0)
+    return max(_ACTIVATORS_MIN, ceil(held / spec.activator_capacity))
 
 
 def new_state(ready: int, now: float) -> DeciderState:

@@ -38,6 +38,7 @@ from controller.autoscaler.kpa import (
     DeciderSpec,
     DeciderState,
     Decision,
+    activators,
     decide,
     decider_spec,
     first_decision,
@@ -138,13 +139,17 @@ class Deciders:
         if decider is None:
             return None
         decision = decider.decision
-        status = decider.obj.get("status") or {}
+        scale = (decider.obj.get("status") or {}).get("desiredScale")
+        ready = self.ready(key)
+        # Knative's rule, which asks for the scale that min-scale and the like have made of the wish.
+        serves = decision.desired >= 0 and scale and decision.excess_burst_capacity >= 0
         return {
             "namespace": key.namespace,
             "revision": key.name,
-            "desiredScale": status.get("desiredScale"),
-            "actualScale": self.ready(key),
-            "mode": "Serve" if decision.desired > 0 and decision.excess_burst_capacity >= 0 else "Proxy",
+            "desiredScale": scale,
+            "actualScale": ready,
+            "mode": "Serve" if serves else "Proxy",
+            "activators": activators(decider.spec, ready),
             "excessBurstCapacity": decision.excess_burst_capacity,
             "settings": {_camel(name): value for name, value in asdict(decider.spec).items()},
             "history": list(decider.history.describe(self._clock())),

@@ -31,6 +31,7 @@ class AutoscalerConfig:
     container_concurrency_target_default: float = 100.0
     requests_per_second_target_default: float = 200.0
     target_burst_capacity: float = 211.0
+    activator_capacity: float = 100.0
     panic_window_percentage: float = 10.0
     panic_threshold_percentage: float = 200.0
     stable_window: float = 60.0
@@ -60,6 +61,7 @@ def parse(data: Mapping[str, str]) -> AutoscalerConfig:
         container_concurrency_target_default=read.number("container-concurrency-target-default", 100.0, low=TARGET_MIN),
         requests_per_second_target_default=read.number("requests-per-second-target-default", 200.0, low=TARGET_MIN),
         target_burst_capacity=_burst_capacity(read),
+        activator_capacity=read.number("activator-capacity", 100.0, low=1.0),
         panic_window_percentage=read.number("panic-window-percentage", 10.0, low=1.0, high=100.0),
         # Only the annotation's twin is bounded (110-1000); Knative leaves the operator's own default alone.
         panic_threshold_percentage=read.number("panic-threshold-percentage", 200.0, low=0.0, above=True),

@@ -12,6 +12,7 @@ from controller.autoscaler.kpa import (
     UNDECIDED,
     DeciderSpec,
     DeciderState,
+    activators,
     decide,
     decider_spec,
     first_decision,
@@ -103,6 +104,24 @@ def test_first_decision(capacity: float, initial: int, expected: int) -> None:
     spec = replace(DEFAULT, target_burst_capacity=capacity, initial_scale=initial)
     assert first_decision(spec, 0).desired == UNDECIDED
     assert first_decision(spec, 0).excess_burst_capacity == expected
+
+
+@pytest.mark.parametrize(
+    ("ready", "total", "burst", "expected"),
+    [
+        (0, 100, 211, 3),
+        (1, 100, 211, 4),
+        (5, 100, 211, 8),
+        (10, 100, 211, 13),
+        (3, 10, 200, 3),
+        (50, 1, -1, 2),
+        (500, 1, -1, 5),
+        (500, 100, 0, 2),
+    ],
+)
+def test_activators(ready: int, total: float, burst: float, expected: int) -> None:
+    """Knative's numbers."""
+    assert activators(replace(DEFAULT, total=total, target_burst_capacity=burst), ready) == expected
 
 
 def test_panic_ends_a_stable_window_after_the_last_time_over() -> None:

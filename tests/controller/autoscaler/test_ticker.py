@@ -128,6 +128,24 @@ def test_a_change_of_the_burst_capacitys_sign_is_news(bench: Bench, make_pod_aut
     assert (bench.desired, bench.enqueued) == (1, [KEY])
 
 
+def test_min_scale_may_leave_room_for_a_burst(bench: Bench, make_pod_autoscaler, make_slice) -> None:
+    """Serve or Proxy, as Knative would: by the scale that is wanted, whoever wants it, and the room that it has."""
+    idle = make_pod_autoscaler(min_scale="1", target_burst_capacity="50")
+    bench.deciders.on_endpoint_slice(None, make_slice(True))
+
+    def mode(desired_scale: int) -> str:
+        bench.deciders.on_pod_autoscaler(None, {**idle, "status": {"desiredScale": desired_scale}})
+        account = bench.deciders.account(KEY)
+        assert account is not None
+        assert account["activators"] == 2
+        return str(account["mode"])
+
+    assert mode(1) == "Proxy", "nothing is known yet"
+    bench.seconds(200, 0.0)
+    assert bench.desired == 0
+    assert (mode(1), mode(0)) == ("Serve", "Proxy")
+
+
 def test_ready_is_the_sum_over_slices(bench: Bench, make_slice) -> None:
     """Slices come, change and go."""
     first, second = make_slice(True, False), make_slice(True, True, name="hello-00001-private-b")
