@@ -44,7 +44,7 @@ from controller.embedded.ports import PortAllocator
 from controller.embedded.runtimes.process import ProcessRuntime
 from controller.embedded.seed import seed
 from controller.embedded.store import Store, StoreInUse, StoreUnusable
-from controller.embedded.welcome import Refused, Tls, Welcome
+from controller.embedded.welcome import Refused, Tls, Welcome, tell
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lull import Lull
@@ -208,7 +208,7 @@ def _stop_event() -> asyncio.Event:
         if stop.is_set():
             os._exit(130)
         stop.set()
-        print("\nStopping: requests in hand are finished first. Ctrl-C again stops at once.", flush=True)
+        tell("\nStopping: requests in hand are finished first. Ctrl-C again stops at once.")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ask)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
 _SETTLED_WITHIN = 10.0
 """Seconds to wait for the services to be Ready or to have failed, before the summary is printed as things stand."""
 _NAMESPACE = "default"
+
+
+def tell(text: str) -> None:
+    """Print to who started us. That nobody reads any more (`zerogate up | head`) is no reason to stop."""
+    try:
+        print(text, flush=True)
+    except OSError:  # what is buffered would fail again at the exit, and be its status
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Refused(Exception):
@@ -71,7 +83,7 @@ class Welcome:
         with contextlib.suppress(TimeoutError):  # the summary says how far each has come
             async with asyncio.timeout(_SETTLED_WITHIN):
                 await self._settled(services)
-        print(self._summary(services), flush=True)
+        tell(self._summary(services))
 
     async def _apply(self, manifest: Manifest) -> JsonObject:
         try:
@@ -100,13 +112,14 @@ class Welcome:
     def _try(self, services: list[JsonObject]) -> list[str]:
         url = next((_url(obj) for obj in services if conditions.is_ready(obj)), None)
         usual = self._kubeconfig == kubeconfig_path(default_data_dir())
-        option = "" if usual else f" --kubeconfig {self._kubeconfig}"
+        kubeconfig = quote(str(self._kubeconfig))
+        option = "" if usual else f" --kubeconfig {kubeconfig}"
         name = key_of(services[0]).name if services else "NAME"
         return [
             *(self._curls(url) if url else ["zerogate apply -f deploy/examples/hello.yaml" + option]),
             f"zerogate get ksvc{option}",
             f"zerogate logs {name} -f{option}",
-            f"export KUBECONFIG={self._kubeconfig}; kubectl get ksvc",
+            f"export KUBECONFIG={kubeconfig}; kubectl get ksvc",
         ]
 
     def _curls(self, url: str) -> list[str]:
@@ -135,7 +148,7 @@ def _curl(host: str, port: int) -> str:
 
 def _curl_over_tls(host: str, port: int, ca: Path | None) -> str:
     at = "" if port == 443 else f":{port}"
-    trust = "" if ca is None else f" --cacert {ca}"
+    trust = "" if ca is None else f" --cacert {quote(str(ca))}"
     place = "" if host.endswith(".localhost") else f" --resolve {host}:{port}:127.0.0.1"
     return f"curl{trust}{place} https://{host}{at}"
 

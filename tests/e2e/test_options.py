@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tests.e2e.harness import APP, request, wait_for
+from tests.e2e.harness import APP, ZEROGATE, request, wait_for
 
 if TYPE_CHECKING:
     from tests.e2e.harness import Platform
@@ -34,6 +34,19 @@ def test_files_domain_and_images(stopped_platform: Platform) -> None:
     platform.start("--image", f"team/app:1={command}")
     assert "hello.default.localhost" in "".join(platform.output), "what was applied before is listed"
     wait_for("the new domain", lambda: platform.ask("hello").text == "one")
+
+
+def test_what_it_says_can_be_typed(stopped_platform: Platform) -> None:
+    """The lines to try work as they are printed, wherever the data directory is."""
+    platform = stopped_platform
+    platform.data_dir = platform.folder / "it's my data"
+    file = platform.folder / "service.json"
+    file.write_text(json.dumps(platform.service()))
+    platform.start("-f", str(file))
+    lines = [line.strip() for line in platform.output]
+    [command] = [line for line in lines if line.startswith("zerogate get")]
+    shown = platform.run("sh", "-c", command.replace("zerogate", shlex.quote(ZEROGATE), 1)).stdout
+    assert shown.splitlines()[1].startswith("hello ")
 
 
 def test_several_workers(stopped_platform: Platform) -> None:
