@@ -231,10 +231,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=120, help="of load")
     parser.add_argument("--sample", type=float, default=5.0, metavar="SECONDS")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of the gateway")
     parser.add_argument("--port", type=int, default=18780)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary, Platform(Path(temporary), arguments.port) as platform:
-        notes = Path(temporary) / "notes"
+    temporary = tempfile.TemporaryDirectory()
+    platform = Platform(Path(temporary.name), arguments.port, "--workers", str(arguments.workers))
+    with temporary, platform:
+        notes = Path(temporary.name) / "notes"
         platform.apply([service(notes)])
         found = processes(platform.pid)
         load = os.getloadavg()[0]

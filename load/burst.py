@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.2, help="of work for each request")
     parser.add_argument("--max-scale", type=int, default=0, metavar="N", help="0: as many as the autoscaler wants")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of the gateway")
     parser.add_argument("--port", type=int, default=18680)
     arguments = parser.parse_args()
     count, places, seconds = arguments.requests, arguments.concurrency, arguments.seconds
@@ -132,9 +133,11 @@ def main() -> int:
     print(f"{count} requests of {1000 * seconds:g} ms at once, {places} at a time in a pod; load average {load:.1f}\n")
     print(f"| {' | '.join(COLUMNS)} |\n|{'--:|' * len(COLUMNS)}")
     worst, errors, most = 0.0, 0, 0
-    with tempfile.TemporaryDirectory() as temporary, Platform(Path(temporary), arguments.port) as platform:
+    temporary = tempfile.TemporaryDirectory()
+    platform = Platform(Path(temporary.name), arguments.port, "--workers", str(arguments.workers))
+    with temporary, platform:
         for name in names:
-            notes = Path(temporary) / f"{name}.notes"
+            notes = Path(temporary.name) / f"{name}.notes"
             platform.apply([service(name, places, seconds, arguments.max_scale, notes)])
             one = measure(platform, name, count, notes)
             platform.run("delete", "ksvc", name)

@@ -111,14 +111,16 @@ def service(name: str) -> dict[str, object]:
 class Platform:
     """A `zerogate up` of our own, stopped at the end."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *options: str) -> None:
         self.port = port
+        self._options = options
         self._folder = folder
         self._zerogate = str(Path(sys.executable).parent / "zerogate")
         self._kubeconfig = folder / "data" / "kubeconfig"
 
     def __enter__(self) -> Platform:
         command = [self._zerogate, "up", "--data-dir", str(self._folder / "data"), "--port", str(self.port)]
+        command += self._options
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         for line in self._process.stdout:
