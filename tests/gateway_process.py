@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
@@ -62,8 +62,9 @@ class GatewayProcess:
         await self.ready()
 
 
-def feed_of(port: int, host: str = HOST) -> web.Application:
-    """A controller that sends `host` to an endpoint at `port`, which is ready, by the snapshot's version 7."""
+def feed_of(port: int, host: str = HOST, **settings: Any) -> web.Application:
+    """A controller that sends `host` to an endpoint at `port`, which is ready, by the snapshot's version 7. `settings`
+    are the revision's."""
 
     async def follow(request: web.Request) -> web.WebSocketResponse:
         assert request.headers["Authorization"] == "Bearer secret"
@@ -72,7 +73,7 @@ def feed_of(port: int, host: str = HOST) -> web.Application:
         await websocket.receive()
         key = RevisionId("default", "hello-00001")
         endpoint = Endpoint("127.0.0.1", port, "pod", ready=True)
-        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,))
+        revision = Revision(key, service="hello", configuration="hello", probe=None, endpoints=(endpoint,), **settings)
         routes = {RouteId("default", "hello"): (RouteRule(host, (Split(key, 100),)),)}
         await websocket.send_str(serialise_message(Update(0, 7, routes, {key: revision})))
         async for _ in websocket:

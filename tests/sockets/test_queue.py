@@ -4,18 +4,23 @@ leaves. All of it in HTTP/1.1 and in HTTP/2."""
 from __future__ import annotations
 
 import asyncio
+import re
 import tracemalloc
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from gateway.config import Limits
+from tests.gateway_process import GatewayProcess, feed_of, started
 from tests.polling import until
 from tests.sockets import http2
 from tests.sockets.gateway import HOST, REVISION, Client, Gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -71,16 +76,16 @@ class Asked:
 class Asker:
     """Clients of one version: a connection for each request, or a stream on the one that there is."""
 
-    def __init__(self, gateway: Gateway, version: str) -> None:
-        self._gateway = gateway
-        self._version = version
+    def __init__(self, port: int, version: str) -> None:
+        self._port = port
+        self.version = version
         self._two: http2.Client | None = None
         self._ones: list[Client] = []
 
     async def ask(self, content: bytes = b"", **fields: str) -> Asked:
         """Send a request, with `content` if there is any."""
         method = "POST" if content else "GET"
-        if self._version == "HTTP/2":
+        if self.version == "HTTP/2":
             two = await self.connection()
             stream = two.ask(method=method, end=not content, **fields)
             if content:
@@ -89,12 +94,13 @@ class Asker:
         lines = [f"{method} / HTTP/1.1", f"Host: {HOST}", *(f"{name}: {value}" for name, value in fields.items())]
         if content:
             lines.append(f"Content-Length: {len(content)}")
-        self._ones.append(await self._gateway.client("\r\n".join([*lines, "", ""]).encode() + content))
+        self._ones.append(Client(*await asyncio.open_connection("127.0.0.1", self._port)))
+        self._ones[-1].send("\r\n".join([*lines, "", ""]).encode() + content)
         return Asked(self._ones[-1], None, 0)
 
     async def connection(self) -> http2.Client:
         if self._two is None:
-            self._two = http2.Client(*await self._gateway.connect())
+            self._two = http2.Client(*await asyncio.open_connection("127.0.0.1", self._port))
         return self._two
 
     def close(self) -> None:
@@ -106,7 +112,7 @@ class Asker:
 
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
 async def asker(gateway: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Asker]:
-    asker = Asker(gateway, request.param)
+    asker = Asker(gateway.port, request.param)
     gateway.route()
     yield asker
     asker.close()
@@ -204,7 +210,7 @@ async def test_who_leaves_in_the_turn_of_its_place(gateway: Gateway, asker: Aske
 async def test_an_upload_that_waits(gateway: Gateway, asker: Asker) -> None:
     """One buffer of it is here, however much the client would send; with an endpoint all of it goes through."""
     size = 4 * 1024 * 1024
-    if asker._version == "HTTP/2":
+    if asker.version == "HTTP/2":
         client = await asker.connection()
         stream = client.ask(method="POST", end=False)
 
@@ -261,3 +267,67 @@ async def test_content_in_tiny_pieces_costs_no_more_memory(gateway: Gateway) -> 
     assert grown < 5 * 40_000
     client.writer.close()
     await gateway.idle()
+
+
+# --- as users start it ------------------------------------------------------------------------------------------------
+
+
+async def figures(running: GatewayProcess, *names: str) -> tuple[int, ...]:
+    """Sums of metrics of the gateway, by their names' ends."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{running.admin}/metrics") as response,
+    ):
+        text = await response.text()
+    found = (re.findall(rf"^zerogate_gateway_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for name in names)
+    return tuple(sum(int(float(value)) for value in values) for values in found)
+
+
+@pytest.mark.slow
+async def test_the_bounds_of_a_process(aiohttp_server, tmp_path: Path) -> None:
+    """One place and a queue of two: the third that would wait is refused, those who leave make room, the rest is
+    answered, and in the end nothing is counted."""
+    let_go = asyncio.Event()
+    served = 0
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        with closing(writer), suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                served += 1
+                await let_go.wait()
+                writer.write(OK)
+
+    async with asyncio.timeout(60), await asyncio.start_server(endpoint, "127.0.0.1", 0) as server:
+        feed = await aiohttp_server(feed_of(server.sockets[0].getsockname()[1], container_concurrency=1))
+        async with started(feed, tmp_path, "--queue-limit", "2") as running:
+
+            async def until_waiting(count: int) -> None:
+                while await figures(running, "parked") != (count,):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+            with closing(Asker(running.port, "HTTP/1.1")) as one, closing(Asker(running.port, "HTTP/2")) as two:
+                first = await one.ask()
+                while not served:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                waiting = []
+                for count, asker in enumerate((one, two), 1):
+                    waiting.append(await asker.ask())
+                    await until_waiting(count)
+                for asker in (one, two):
+                    status, fields, text = await (await asker.ask()).answer()
+                    assert (status, fields["retry-after"]) == (503, "1")
+                    assert b"2 requests wait for revision default/hello-00001" in text
+                for number, asker in enumerate((one, two)):
+                    waiting[number].leave()
+                    await until_waiting(1)
+                    waiting[number] = await asker.ask()
+                    await until_waiting(2)
+                let_go.set()
+                assert [(await asked.answer())[0] for asked in (first, *waiting)] == [200] * 3
+                names = ("in_flight", "parked", "waiting_bytes", "queue_full_total", "unexpected_errors_total")
+                while (found := await figures(running, *names))[:3] != (0, 0, 0):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert found == (0, 0, 0, 2, 0)
+                assert served == 3
