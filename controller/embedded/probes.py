@@ -187,6 +187,8 @@ async def _command(probe: Probe, run: Callable[[tuple[str, ...], float], Awaitab
 def _reason(error: Exception, probe: Probe) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {probe.timeout:g}s"
+    if isinstance(error, ssl.SSLError):  # its errno is not the system's
+        return f"no TLS is spoken there ({error.reason or error})"
     with suppress(TypeError, ValueError):
         return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return str(error)

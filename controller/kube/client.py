@@ -402,7 +402,9 @@ def _connection_errors(host: str) -> Iterator[None]:
     except TimeoutError as error:
         raise Unavailable(0, "Timeout", f"the API server {host} did not answer in time") from error
     except aiohttp.ClientConnectorError as error:
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.os_error)
+        cause = error.os_error
+        code = 0 if isinstance(cause, ssl.SSLError) else cause.errno or 0  # OpenSSL's and the resolver's are no errno
+        why = os.strerror(code) if code > 0 else str(cause)
         raise Unavailable(0, "", f"can't reach the API server {host}: {why}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Unavailable(0, "", f"can't reach the API server {host}: {error}") from error

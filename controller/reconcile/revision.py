@@ -298,9 +298,18 @@ def _mark_startable(found: Conditions, stuck: Verdict | None, now: datetime) -> 
 
 
 def _ended(terminated: JsonObject) -> Verdict:
-    code = terminated.get("exitCode", 0)
-    text = terminated.get("message") or ("container exited with no error" if code == 0 else "")
-    return Verdict(FALSE, f"ExitCode{code}", f"Container failed with: {text}")
+    text = terminated.get("message") or _wordless(terminated)
+    return Verdict(FALSE, f"ExitCode{terminated.get('exitCode', 0)}", f"Container failed with: {text}")
+
+
+def _wordless(terminated: JsonObject) -> str:
+    """How a container ended that said nothing."""
+    code, signal = terminated.get("exitCode", 0), terminated.get("signal")
+    if terminated.get("reason") == "OOMKilled":
+        return "out of memory"
+    if signal:
+        return f"killed by signal {signal}"
+    return f"exit code {code} and no output" if code else "container exited with no error"
 
 
 def _judge_autoscaler(autoscaler: PodAutoscaler | None, judged: Verdicts, before: Verdicts) -> Verdicts:

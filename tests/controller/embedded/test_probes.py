@@ -74,6 +74,21 @@ async def test_the_request_is_kubelets_with_the_users_fields():
     assert "Connection: close" in lines
 
 
+async def test_https_without_tls_is_told():
+    """OpenSSL's error numbers are not the system's."""
+
+    async def plain(reader, writer):
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        result = await probes.attempt(replace(HTTP, port=port, scheme="HTTPS", timeout=5), never)
+    assert not result.passed
+    assert result.message.startswith(f"GET https://127.0.0.1:{port}/ready: no TLS is spoken there")
+
+
 async def test_https_is_not_verified(tmp_path):
     """As in Kubernetes, a probe takes any certificate."""
     credentials = load_or_create(tmp_path, datetime.now(UTC))

@@ -126,6 +126,9 @@ def test_fails_fast(deploying, reason):
     [
         ({"exitCode": 3, "message": "no database"}, "ExitCode3", "Container failed with: no database"),
         ({"exitCode": 0}, "ExitCode0", "Container failed with: container exited with no error"),
+        ({"exitCode": 3}, "ExitCode3", "Container failed with: exit code 3 and no output"),
+        ({"exitCode": 143, "signal": 15}, "ExitCode143", "Container failed with: killed by signal 15"),
+        ({"exitCode": 137, "reason": "OOMKilled"}, "ExitCode137", "Container failed with: out of memory"),
     ],
 )
 def test_crash(deploying, terminated, reason, message):
