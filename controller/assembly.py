@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from controller.apis import kinds
-from controller.apis.meta import Key
+from controller.apis import kinds, labels
+from controller.apis.meta import Key, labels_of, namespace_of
 from controller.autoscaler.ticker import Deciders
 from controller.config import store
 from controller.dataplane import publisher
@@ -32,13 +32,15 @@ from controller.kube import heap
 from controller.kube.lull import Lull
 from controller.kube.runner import CurrentConfig, Runner
 from controller.reconcile import configuration, ingress, labeler, podautoscaler, revision, route, service
+from gateway.contract import RevisionId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client.core import Metric
 
     from controller.apis.meta import JsonObject
+    from controller.dataplane.publisher import Node
     from controller.kube.client import Kube
     from controller.reconcile.ingress import Programmed
     from controller.reconcile.plan import Controller
@@ -79,11 +81,11 @@ class ControlPlane:
         namespace: str = store.NAMESPACE,
         lull: Lull | None = None,
         gathering: float = 0.0,
-        started: Callable[[str], float | None] = lambda _uid: None,
+        node: Node | None = None,
     ) -> None:
         """`feed_token` is what gateways show; `extra` are further controllers; `namespace` holds the ConfigMaps; `lull`
         is shared with what else works in this loop; `gathering` is the feed's, for gateways that were there before;
-        `started` is asked when a pod, by its uid, began to run, where a node agent in this process knows.
+        `node` is the node agent, if it is in this process: it says `pod_started`.
         Raises ValueError if the token is empty."""
         config = CurrentConfig()
         self._lull = Lull() if lull is None else lull
@@ -115,7 +117,7 @@ class ControlPlane:
             namespace=namespace,
             registry=self.registry,
         )
-        self._publisher = Publisher(self.runner, self.feed, self.drains, woken=self.deciders.woken, started=started)
+        self._publisher = Publisher(self.runner, self.feed, self.drains, woken=self.deciders.woken, node=node)
         self.runner.on_change(kinds.POD_AUTOSCALER, self.deciders.on_pod_autoscaler)
         self.runner.on_change(kinds.POD_AUTOSCALER, self.drains.on_pod_autoscaler)
         self.runner.on_change(kinds.ENDPOINT_SLICE, self.deciders.on_endpoint_slice)
@@ -125,6 +127,12 @@ class ControlPlane:
     def ready(self) -> asyncio.Event:
         """Set when the caches are filled and the controllers work."""
         return self.runner.ready
+
+    def pod_started(self, pod: JsonObject) -> None:
+        """The node agent has tried to start a pod."""
+        name = labels_of(pod).get(labels.REVISION)
+        if name:
+            self._publisher.publish(RevisionId(namespace_of(pod), name))
 
     def account(self, key: Key) -> JsonObject | None:
         """All that is known about a revision's scale and how it came about, as JSON; None for one that the autoscaler

@@ -160,9 +160,7 @@ class Controller:
             on_programmed=self._programmed,
         )
         drains = Drains(carriers=lambda: self.server.carriers, enqueue=lambda _: None, publish=lambda _: None)
-        self.publisher = Publisher(
-            cast("Runner", self), self.server, drains, woken=lambda _key: None, started=lambda _uid: None
-        )
+        self.publisher = Publisher(cast("Runner", self), self.server, drains, woken=lambda _key: None, node=None)
         for number in range(services):
             self.observe(kinds.INGRESS, ingress(number, 1))
             self.observe(kinds.REVISION, revision(number))

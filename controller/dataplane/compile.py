@@ -168,11 +168,12 @@ def revision(
     *,
     autodetect_http2: bool,
     draining: Collection[str] | None = None,
-    milestones: Callable[[str], Milestones] = no_milestones,
+    milestones: Callable[[str], Milestones | None] = no_milestones,
 ) -> Revision:
     """How gateways treat a Revision; `slices` are the EndpointSlices of its private Service. `autodetect_http2`: a port
     whose name does not say what it speaks is asked. `draining`: names of the pods that are to get no new request, None
-    if it does not shrink. `milestones` says how a pod, by its uid, came about."""
+    if it does not shrink. `milestones` says how a pod, by its uid, came about; None leaves it out, since it has
+    not been started."""
     view = revisions.parse(obj)
     protocol = "detect" if autodetect_http2 and not view.names_protocol else view.protocol
     own_labels = labels_of(obj)
@@ -239,11 +240,11 @@ def probe(view: revisions.Revision, protocol: str) -> Probe | None:
 def endpoints(
     slices: Iterable[JsonObject],
     draining: Collection[str] = (),
-    milestones: Callable[[str], Milestones] = no_milestones,
+    milestones: Callable[[str], Milestones | None] = no_milestones,
 ) -> tuple[Endpoint, ...]:
-    """Where the pods listen, sorted; pods that are going away are left out, those in `draining` are so. A pod in two
-    slices, which happens while Kubernetes moves it from one to the other, counts once, and as ready if either says
-    so."""
+    """Where the pods listen, sorted; pods that are going away, or are not there yet, are left out, those in `draining`
+    are so. A pod in two slices, which happens while Kubernetes moves it from one to the other, counts once, and as
+    ready if either says so."""
     found: dict[tuple[str, int], Endpoint] = {}
     for piece in slices:
         port = _port(piece)
@@ -258,7 +259,7 @@ def endpoints(
 
 
 def _endpoint(
-    item: JsonObject, port: int, draining: Collection[str], milestones: Callable[[str], Milestones]
+    item: JsonObject, port: int, draining: Collection[str], milestones: Callable[[str], Milestones | None]
 ) -> Endpoint | None:
     conditions = item.get("conditions") or {}
     addresses = item.get("addresses")
@@ -268,7 +269,8 @@ def _endpoint(
     pod = target.get("name") or addresses[0]
     # An absent `ready` means ready (discovery.k8s.io/v1, EndpointConditions).
     ready = conditions.get("ready") is not False
-    return Endpoint(addresses[0], port, pod, ready, pod in draining, milestones(target.get("uid") or ""))
+    past = milestones(target.get("uid") or "")
+    return None if past is None else Endpoint(addresses[0], port, pod, ready, pod in draining, past)
 
 
 def _port(piece: JsonObject) -> int | None:

@@ -5,7 +5,9 @@ of the loop the marked entries are compiled and published as one update. That is
 message for a hundred that arrive together. `drains` says which endpoints are to drain, and hears of every flush.
 Nothing is published before the caches are filled.
 
-Of pods only their beginnings are noted (`podtimes`); a change of a pod publishes nothing.
+Of pods only their beginnings are noted (`podtimes`); a change of a pod publishes nothing. Where the node agent is in
+this process, an endpoint is told when the agent has started its pod, which is when `publish` is called: before, nothing
+can listen there, and probing it would take the processor from the start. It comes with the moment of that start.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of, uid_of
@@ -44,6 +46,16 @@ FIELD_SELECTORS = {kinds.SECRET: f"type={certificates.SECRET_TYPE}"}
 """Of these kinds only what the data plane needs: other people's Secrets are not to be in our memory."""
 
 
+class Node(Protocol):
+    """The node agent, asked about a pod of its machine by uid."""
+
+    def is_starting(self, uid: str, /) -> bool:
+        """Nothing of it was started so far; `Publisher.publish` is called when that changes."""
+
+    def started(self, uid: str, /) -> float | None:
+        """When the last of its containers was started, on the wall clock; None unless all run."""
+
+
 class Publisher:
     """Make it before the runner runs, `run` it beside it."""
 
@@ -54,15 +66,15 @@ class Publisher:
         drains: Drains,
         *,
         woken: Callable[[Key], float | None],
-        started: Callable[[str], float | None],
+        node: Node | None,
     ) -> None:
-        """`woken` says when the autoscaler last decided to scale a revision up from zero, `started` when the node began
-        to run a pod, by its uid, if that is better known than from the pod's status; wall clock, None for unknown."""
+        """`woken` says when the autoscaler last decided to scale a revision up from zero, on the wall clock. `node` is
+        None where pods run elsewhere."""
         self._runner = runner
         self._server = server
         self._drains = drains
         self._woken = woken
-        self._node_started = started
+        self._node = node
         self._pods = PodTimes()
         self._table = compile.Table()
         self._routes: set[Key] = set()
@@ -94,7 +106,7 @@ class Publisher:
         return self._server.programmed(route_id)
 
     def publish(self, revision_id: RevisionId) -> None:
-        """Tell the gateways of a revision anew: what drains has changed."""
+        """Tell the gateways of a revision anew: what drains has changed, or a pod was started."""
         self._revisions.add(revision_id)
         self._schedule()
 
@@ -201,9 +213,11 @@ class Publisher:
         autodetects = self._runner.config.features.autodetect_http2 is Gate.ENABLED
         woken = self._woken(key)
 
-        def milestones(uid: str) -> Milestones:
-            seen = self._pods.of(uid)
-            return Milestones(woken, seen.created, self._node_started(uid) or seen.started)
+        def milestones(uid: str) -> Milestones | None:
+            created, started = self._pods.of(uid)
+            if self._node is None:
+                return Milestones(woken, created, started)
+            return None if self._node.is_starting(uid) else Milestones(woken, created, self._node.started(uid))
 
         draining = self._drains.draining(revision_id)
         compiled = compile.revision(

@@ -151,9 +151,10 @@ async def _build(options: UpOptions, stack: contextlib.AsyncExitStack) -> tuple[
 
     token, token_file = _feed_token(data.feed_token)
     extra = (workloads.DEPLOYMENTS, workloads.SERVICES)
-    plane = ControlPlane(kube, token, extra=extra, lull=lull, started=agent.started)
+    plane = ControlPlane(kube, token, extra=extra, lull=lull, node=agent)
     settings.plane = plane
     plane.runner.on_change(kinds.POD, agent.on_change)
+    agent.on_start(plane.pod_started)
     feed_port = await stack.enter_async_context(listening(plane.feed.app, _HOST, 0))
     admin = admin_app(plane.registry, plane.ready.is_set, plane.account)
     await stack.enter_async_context(listening(admin, _HOST, options.port + 3))

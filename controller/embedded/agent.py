@@ -18,6 +18,8 @@ from controller.embedded.workloads import NODE
 from controller.kube.lull import Lull
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from controller.apis.meta import JsonObject
     from controller.embedded.podlogs import PodLogs
     from controller.embedded.ports import PortAllocator
@@ -64,6 +66,15 @@ class Agent:
         await asyncio.gather(*(sandbox.task for sandbox in sandboxes), return_exceptions=True)
         await self._node.close()
         await self._node.runtime.close()
+
+    def on_start(self, callback: Callable[[JsonObject], None]) -> None:
+        """Have `callback` called with each pod of which containers were started, or could not be."""
+        self._node.on_start = callback
+
+    def is_starting(self, uid: str) -> bool:
+        """Whether the pod is here and nothing of it was started so far."""
+        sandbox = self._sandboxes.get(uid)
+        return sandbox is not None and sandbox.is_starting
 
     def started(self, uid: str) -> float | None:
         """When the last container of a pod was started, on the wall clock; known sooner than its status is written.

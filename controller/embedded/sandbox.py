@@ -49,7 +49,7 @@ from controller.kube.lull import STARTED
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
@@ -94,6 +94,7 @@ class Node:
         self.starts = asyncio.Semaphore(STARTS_AT_ONCE)
         self.inherited = {name: os.environ[name] for name in command.INHERITED if name in os.environ}
         self.lull = lull
+        self.on_start: Callable[[JsonObject], None] = lambda _pod: None
         self._recorder = Recorder(kube, COMPONENT, lambda: datetime.now(UTC), lull)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -140,7 +141,8 @@ class _Container:
 
 
 class Sandbox:
-    """One pod on this machine, from its first start to its last process; `task` ends with it."""
+    """One pod on this machine, from its first start to its last process; `task` ends with it. `is_starting` until the
+    first of its starts is over, well or not."""
 
     def __init__(self, node: Node, pod: JsonObject) -> None:
         self.pod = pod
@@ -153,6 +155,7 @@ class Sandbox:
             _Container(spec, _first_life(spec, former.get(spec["name"]))) for spec in pod["spec"]["containers"]
         ]
         self._host_ports = self._given_ports()
+        self.is_starting = True
         self._wake = asyncio.Event()
         self._dirty = False
         self._writer: asyncio.Task[None] | None = None
@@ -206,6 +209,8 @@ class Sandbox:
                 if waiting:
                     with self._node.lull.urgent():
                         await self._start_all(waiting)
+                    self.is_starting = False
+                    self._node.on_start(self.pod)
                     self._tell_start()
                 await self._sleep()
             await self._terminate()

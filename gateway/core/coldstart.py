@@ -15,8 +15,8 @@ Arrival, probe and dispatch are read from this process' monotonic clock. The oth
 from the controller's wall clock and compared with this machine's: exact where both are on one machine, as good as the
 two clocks agree where they are not. The controller takes its own time stamps and not those of Kubernetes, which know
 whole seconds only: a pod is created when the controller hears of it, and has started when it hears that its containers
-run, some milliseconds, for a kubelet up to a second, after the fact. (On one machine it is the process runtime that
-says when a process was started.)
+run, some milliseconds, for a kubelet up to a second, after the fact. (On one machine the node agent says when it
+started the process, and the endpoint is told then.)
 
 A moment that is not known, or that can't be true because it is later than one that came after it (a clock that is
 ahead, a pod that no decision of the autoscaler's has made), is left out: its phase is missing, and its time is part of

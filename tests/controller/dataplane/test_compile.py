@@ -386,6 +386,15 @@ def test_the_deltas_add_up_to_the_whole(steps):
     assert dict(snapshot.revisions) == told
 
 
+def test_a_pod_that_was_not_started_yet_is_not_told():
+    """Nothing listens at its address."""
+    item = pod("p", ready=False)
+    item["targetRef"]["uid"] = "uid-p"
+    slices = [piece(1, item, pod("q", address="10.0.0.1"))]
+    told = compile.endpoints(slices, milestones=lambda uid: None if uid == "uid-p" else Milestones())
+    assert [endpoint.pod for endpoint in told] == ["q"]
+
+
 def test_milestones_come_with_a_change_and_are_none():
     """An endpoint says how its pod came about; that alone is nothing to tell the gateways."""
 

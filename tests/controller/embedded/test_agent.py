@@ -60,6 +60,7 @@ class World:
         self.folder = folder
         self.agent: Agent
         self.logs: PodLogs
+        self.started: list[tuple[str, bool, float | None]] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def up(self, images=None, offset=0) -> None:
@@ -67,11 +68,16 @@ class World:
         runtime = ProcessRuntime(self.folder, self.folder)
         ports = PortAllocator(offset=offset or os.getpid() * 101)
         self.agent = Agent(self.kube, runtime, self.logs, ports, images or {})
+        self.agent.on_start(self._note)
         await self.agent.start()
         runner = Runner(self.kube, [workloads.DEPLOYMENTS, workloads.SERVICES], kinds_read=[kinds.POD])
         runner.on_change(kinds.POD, self.agent.on_change)
         self._running = asyncio.get_running_loop().create_task(runner.run())
         await runner.ready.wait()
+
+    def _note(self, pod) -> None:
+        uid = meta.uid_of(pod)
+        self.started.append((uid, self.agent.is_starting(uid), self.agent.started(uid)))
 
     async def down(self) -> None:
         await self.agent.stop()
@@ -386,8 +392,8 @@ async def test_a_deployment_and_its_service_scale_out_and_to_zero(world):
 
 
 async def test_a_pod_made_with_a_port_listens_there_and_its_status_may_wait(world):
-    """The port that its endpoint may name already is the one its process gets. When it runs is known before its status
-    is."""
+    """The port that its endpoint may name already is the one its process gets. That it runs, and since when, is told
+    at once."""
     port = PortAllocator(offset=os.getpid() * 103).propose()
     container = {"name": "c", "image": "i", **python(SERVER, ports=[{"containerPort": 8080}])}
     metadata = {"name": "p", "namespace": "default", "annotations": {podphase.HOST_PORTS: f'{{"8080": {port}}}'}}
@@ -399,7 +405,9 @@ async def test_a_pod_made_with_a_port_listens_there_and_its_status_may_wait(worl
     assert f"PORT={port}".encode() in environment(pid_of(told))
     started = world.agent.started(meta.uid_of(told))
     assert before <= started <= datetime.now(UTC).timestamp()
+    assert world.started == [(meta.uid_of(told), False, started)]
     assert world.agent.started("nobody") is None
+    assert not world.agent.is_starting("nobody")
 
 
 async def test_a_restart_starts_everything_anew_and_counts_it(world):
