@@ -193,19 +193,24 @@ class KindCache:
 
     def _set(self, key: Key, obj: JsonObject | None) -> Change | None:
         old = self._objects.pop(key, None)
-        if old is not None:
-            self._unindex(key, old)
         if obj is not None:
             self._objects[key] = obj
-            self._by_namespace[key.namespace].add(key)
-            for index in _indexed(obj):
-                self._by_label[index].add(key)
-            for reference in references(obj):
-                self._by_reference[reference].add(key)
+        if old is None or obj is None or _indexed(old) != _indexed(obj) or references(old) != references(obj):
+            if old is not None:
+                self._unindex(key, old)
+            if obj is not None:
+                self._index(key, obj)
         if obj is None:
             return None if old is None else (old, None)
         unchanged = old is not None and resource_version(old) == resource_version(obj)
         return None if unchanged else (old, obj)
+
+    def _index(self, key: Key, obj: JsonObject) -> None:
+        self._by_namespace[key.namespace].add(key)
+        for index in _indexed(obj):
+            self._by_label[index].add(key)
+        for reference in references(obj):
+            self._by_reference[reference].add(key)
 
     def _unindex(self, key: Key, obj: JsonObject) -> None:
         _discard(self._by_namespace, key.namespace, key)

@@ -23,9 +23,9 @@ from controller.apis.meta import (
     labels_of,
     name_of,
 )
+from controller.apis.references import route_reference, routes_of
 from controller.apis.revision import is_scaling
 from controller.apis.route import Route, parse
-from controller.reconcile.children.configuration import routes_of
 from controller.reconcile.plan import Cache, Controller, Patch, Plan
 from controller.reconcile.route import routes_of_configuration, routes_of_revision
 
@@ -56,11 +56,10 @@ def observe(cache: Cache, key: Key) -> ObservedReferences | None:
     referenced = frozenset() if is_deleting(obj) else _referenced(route, cache, key.namespace)
 
     def concerned(kind: kinds.Kind) -> tuple[JsonObject, ...]:
-        return tuple(
-            found
-            for found in cache.list(kind, key.namespace)
-            if ((kind.kind, name_of(found)) in referenced or key.name in routes_of(found)) and not is_deleting(found)
-        )
+        named = [cache.get(kind, Key(key.namespace, name)) for of, name in referenced if of == kind.kind]
+        naming = cache.referring(kind, key.namespace, route_reference(key.name))
+        found = {name_of(obj): obj for obj in (*named, *naming) if obj is not None and not is_deleting(obj)}
+        return tuple(found[name] for name in sorted(found))
 
     return ObservedReferences(route, concerned(kinds.CONFIGURATION), concerned(kinds.REVISION), referenced)
 

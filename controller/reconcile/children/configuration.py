@@ -14,6 +14,7 @@ from controller.apis.meta import (
     namespace_of,
     uid_of,
 )
+from controller.apis.references import routes_of
 from controller.reconcile import drift
 
 if TYPE_CHECKING:
@@ -53,8 +54,3 @@ def updated(existing: JsonObject, service: Service) -> JsonObject | None:
     ):
         return None
     return drift.changed(existing, labels=want["labels"], annotations=want["annotations"], spec=desired["spec"])
-
-
-def routes_of(obj: JsonObject) -> frozenset[str]:
-    """The Routes that refer to a Configuration or a Revision, from its annotation."""
-    return frozenset(name for name in annotations_of(obj).get(labels.ROUTES, "").split(",") if name)

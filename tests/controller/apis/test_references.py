@@ -1,4 +1,10 @@
-from controller.apis.references import configuration_reference, label_reference, references, revision_reference
+from controller.apis.references import (
+    configuration_reference,
+    label_reference,
+    references,
+    revision_reference,
+    route_reference,
+)
 
 
 def test_a_service_refers_to_one_label_of_its_selector():
@@ -15,3 +21,12 @@ def test_a_route_refers_to_its_targets():
     route = {"apiVersion": "serving.knative.dev/v1", "kind": "Route", "spec": {"traffic": traffic}}
     assert references(route) == {configuration_reference("c"), revision_reference("r")}
     assert references({**route, "spec": {}}) == frozenset()
+
+
+def test_what_routes_left_their_names_on_refers_to_them():
+    """A Configuration or a Revision, by its annotation."""
+    metadata = {"annotations": {"serving.knative.dev/routes": "a,b"}}
+    for kind in ("Configuration", "Revision"):
+        found = references({"apiVersion": "serving.knative.dev/v1", "kind": kind, "metadata": metadata})
+        assert found == {route_reference("a"), route_reference("b")}
+        assert references({"apiVersion": "serving.knative.dev/v1", "kind": kind, "metadata": {}}) == frozenset()
