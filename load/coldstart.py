@@ -94,11 +94,8 @@ def interpreter_start() -> float:
     return statistics.median(samples)
 
 
-def service(name: str) -> dict[str, object]:
-    annotations = {
-        "autoscaling.knative.dev/initial-scale": "0",
-        "autoscaling.knative.dev/window": "3600s",
-    }
+def service(name: str, window: str = "3600s") -> dict[str, object]:
+    annotations = {"autoscaling.knative.dev/initial-scale": "0", "autoscaling.knative.dev/window": window}
     container = {"image": "coldstart", "command": [sys.executable, "-S", "-c", APPLICATION]}
     return {
         "apiVersion": "serving.knative.dev/v1",

@@ -8,7 +8,7 @@ only. Whoever lacks the bearer token gets 401: this server can start processes. 
 a Status object in one place.
 
 Upkeep between requests: garbage collection in batches of `_GC_BATCH`, checkpoints of the write-ahead log in a thread,
-Events older than an hour.
+Events older than an hour (each namespace keeps a thousand of them at most).
 
 A store that can't be written (the disk is full) costs the writes and nothing else: reads and watches go on, each write
 is answered with the reason, and the log has a line when it begins and one when it is over, for the controllers try

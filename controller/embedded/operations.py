@@ -41,6 +41,8 @@ CONTROL_PLANE_NAMESPACE = "knative-serving"
 KEPT_NAMESPACES = ("default", CONTROL_PLANE_NAMESPACE)
 """Made at the first start; they can't be deleted."""
 
+EVENTS_LIMIT = 1000
+"""Events that a namespace may have; a cluster bounds them by time alone. A thousand cold starts make four thousand."""
 _FINISHED_PHASES = ("Succeeded", "Failed")
 _DEFAULT_GRACE = 30
 
@@ -277,6 +279,8 @@ class Operations:
         stored = self._stored(resource, key, obj, options)
         if resource.id == NAMESPACES and not options.dry_run:
             self._make_service_account(key.name, options)
+        if resource.id == EVENTS and not options.dry_run:
+            self._bound_events(key.namespace)
         return Written(stored, created=True, warnings=warnings)
 
     def _update(
@@ -440,6 +444,13 @@ class Operations:
         oldest = self._clock() - age
         for stored in self.store.find(EVENTS):
             if _last_seen(stored.obj) < oldest:
+                self.store.remove(EVENTS, stored.key)
+
+    def _bound_events(self, namespace: str) -> None:
+        """Deletes a namespace's Events that were last seen longest ago, down to EVENTS_LIMIT; a tenth at a time."""
+        if self.store.count(EVENTS, namespace) > EVENTS_LIMIT * 1.1:
+            by_age = sorted(self.store.find(EVENTS, namespace), key=lambda stored: _last_seen(stored.obj))
+            for stored in by_age[:-EVENTS_LIMIT]:
                 self.store.remove(EVENTS, stored.key)
 
 

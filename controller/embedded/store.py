@@ -8,9 +8,12 @@ kernel before the write is acknowledged, so an acknowledged write survives `kill
 (a power cut may lose the last moments, never consistency). The fsyncs happen at checkpoints, which `checkpoint` does
 on a connection of its own so that a thread can run it beside the writer.
 
-Everything that is read comes from memory: live objects as parsed JSON and as the bytes on disk (lists and watches
-splice the bytes), and the newest `history` events as bytes. An event keeps the object it replaced, so a watcher with a
+Nearly everything that is read comes from memory: live objects as parsed JSON and as the bytes on disk (lists and
+watches splice the bytes), and the newest `history` events. An event keeps the object it replaced, so a watcher with a
 selector can be told when an object left its view, and a paginated list can be continued at the revision it began with.
+What has been replaced is read again by hardly anybody but the watchers of that moment: beyond the last `RECENT`
+versions its bytes are only on disk, which took the process from 64 MiB of them, and as much of holes in its heap, to a
+few.
 
 Compaction: when the log holds `history` events and a tenth more (or their bodies pass `HISTORY_BYTES`), the oldest are
 dropped and the rows they replaced are deleted. A watch from before that point raises `Compacted` (410 Gone).
@@ -47,11 +50,17 @@ ADDED, MODIFIED, DELETED = "ADDED", "MODIFIED", "DELETED"
 
 HISTORY = 10_000
 """Events kept for watches that resume; etcd behind Kubernetes keeps five minutes."""
-HISTORY_BYTES = 64 * 1024 * 1024
+HISTORY_BYTES = 32 * 1024 * 1024
+"""On disk."""
+RECENT = 512
+"""Replaced versions that are still held in memory."""
 BACKLOG = 4_096
 """Events a subscriber may leave untaken."""
 _CHECKPOINT_WRITES = 500
 """Writes between checkpoints (a body longer than a page counts for more): the write-ahead log stays at some 13 MB."""
+_CHECKPOINT_PASSES = 5
+_LOG_LIMIT = 16 * 1024 * 1024
+"""Bytes to which the write-ahead log is cut back when a checkpoint that came late let it grow."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (
@@ -84,27 +93,47 @@ class TooNew(LookupError):
 
 
 class Stored:
-    """One version of an object. `body` is its JSON; `obj` the same parsed, kept while the version is the live one."""
+    """One version of an object; `size` is the length of its JSON. Parsed it is kept while the version is the live one,
+    and its bytes until it is put away."""
 
-    __slots__ = ("_obj", "body", "key", "revision")
+    __slots__ = ("_body", "_obj", "_read", "key", "revision", "size")
 
-    def __init__(self, key: Key, revision: int, obj: JsonObject, body: bytes) -> None:
+    def __init__(self, key: Key, revision: int, obj: JsonObject | None, body: bytes) -> None:
         self.key = key
         self.revision = revision
-        self.body = body
-        self._obj: JsonObject | None = obj
+        self.size = len(body)
+        self._body: bytes | None = body
+        self._obj = obj
+        self._read: Callable[[int], bytes] | None = None
+
+    @property
+    def body(self) -> bytes:
+        """Its JSON. Raises Compacted for one that was put away and whose history is gone."""
+        if self._body is not None:
+            return self._body
+        assert self._read is not None
+        return self._read(self.revision)
 
     @property
     def obj(self) -> JsonObject:
+        """As `body`, parsed."""
         if self._obj is not None:
             return self._obj
         parsed: JsonObject = orjson.loads(self.body)
         return parsed
 
+    def parse(self) -> None:
+        """It is the live version, to be read often."""
+        self._obj = self.obj
+
     def supersede(self) -> None:
         """Another version is the live one: this is history, which hardly anybody reads. Its bytes are enough; parsed
         they would take five times the memory, and the collector's time."""
         self._obj = None
+
+    def put_away(self, read: Callable[[int], bytes]) -> None:
+        """Not even the bytes are kept: `read` fetches those of a revision."""
+        self._body, self._read = None, read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +199,7 @@ class Store:
         self._objects: dict[ResourceId, dict[str, dict[str, Stored]]] = {}
         self._log: deque[Event] = deque()
         self._log_bytes = 0
+        self._replaced: deque[Stored] = deque()  # the last RECENT of them
         self._subscriptions: dict[ResourceId, set[Subscription]] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._uncheckpointed = 0
@@ -219,6 +249,10 @@ class Store:
             return [found[name] for name in sorted(found)]
         return [namespaces[ns][name] for ns in sorted(namespaces) for name in sorted(namespaces[ns])]
 
+    def count(self, resource: ResourceId, namespace: str) -> int:
+        """How many live objects of a resource a namespace has."""
+        return len(self._objects.get(resource, {}).get(namespace, ()))
+
     def find_at(self, revision: int, resource: ResourceId, namespace: str | None = None) -> list[Stored]:
         """The list as it was at `revision`. Raises Compacted or TooNew."""
         state = {stored.key: stored for stored in self.find(resource, namespace)}
@@ -262,7 +296,7 @@ class Store:
         self._objects.setdefault(resource, {}).setdefault(key.namespace, {})[key.name] = stored
         self._publish(Event(stored.revision, MODIFIED if old else ADDED, resource, stored, old))
         if old is not None:
-            old.supersede()
+            self._supersede(old)
         return stored
 
     def remove(self, resource: ResourceId, key: Key) -> Stored:
@@ -273,8 +307,8 @@ class Store:
         self._append(resource, stored, deleted=True)
         self._drop(namespaces, key)
         self._publish(Event(stored.revision, DELETED, resource, stored, old))
-        old.supersede()
-        stored.supersede()
+        self._supersede(old)
+        self._supersede(stored)
         return stored
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -306,11 +340,16 @@ class Store:
         return self._uncheckpointed >= _CHECKPOINT_WRITES
 
     def checkpoint(self) -> None:
-        """Moves the write-ahead log into the database and syncs; call it from a thread, the writer goes on."""
+        """Moves the write-ahead log into the database and syncs; call it from a thread, the writer goes on. The log
+        begins anew with the first write that finds all of it moved, so what was written meanwhile is moved as well, in
+        a pass that is shorter each time."""
         self._uncheckpointed = 0
         db = _connect(self._path)
         try:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            for _ in range(_CHECKPOINT_PASSES):
+                _, in_log, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if moved >= in_log:
+                    return
         finally:
             db.close()
 
@@ -335,6 +374,19 @@ class Store:
         self._revision = stored.revision
         self._uncheckpointed += 1 + len(stored.body) // 4096
 
+    def _supersede(self, stored: Stored) -> None:
+        stored.supersede()
+        self._replaced.append(stored)
+        if len(self._replaced) > RECENT:
+            self._replaced.popleft().put_away(self._body_of)
+
+    def _body_of(self, revision: int) -> bytes:
+        row = self._db.execute("SELECT body FROM log WHERE revision = ?", (revision,)).fetchone()
+        if row is None:
+            raise Compacted
+        body: bytes = row[0]
+        return body
+
     def _drop(self, namespaces: dict[str, dict[str, Stored]], key: Key) -> None:
         names = namespaces[key.namespace]
         del names[key.name]
@@ -354,7 +406,7 @@ class Store:
 
     def _remember(self, event: Event) -> None:
         self._log.append(event)
-        self._log_bytes += len(event.new.body)
+        self._log_bytes += event.new.size
 
     def _compact(self) -> None:
         """Forgets the oldest events, down to the bounds less a tenth of the bytes, and deletes the rows they made
@@ -365,7 +417,7 @@ class Store:
             if len(self._log) - count <= self._history and size <= HISTORY_BYTES * 0.9:
                 break
             count += 1
-            size -= len(event.new.body)
+            size -= event.new.size
             if event.old is not None:
                 useless.append((event.old.revision,))
             if event.type == DELETED:
@@ -378,6 +430,7 @@ class Store:
             self._db.executemany("DELETE FROM log WHERE revision = ?", useless)
             self._db.execute("INSERT OR REPLACE INTO facts VALUES ('compacted', ?)", (compacted,))
         self._compacted, self._log_bytes = compacted, size
+        self._uncheckpointed += len(useless)
         for _ in range(count):
             self._log.popleft()
 
@@ -387,7 +440,7 @@ class Store:
         )
         for revision, group, plural, namespace, name, deleted, body in rows:
             resource, key = ResourceId(group, plural), Key(namespace, name)
-            stored = Stored(key, revision, orjson.loads(body), body)
+            stored = Stored(key, revision, None, body)
             old = self.get(resource, key)
             namespaces = self._objects.setdefault(resource, {})
             if not deleted:
@@ -395,19 +448,22 @@ class Store:
             elif old is not None:
                 self._drop(namespaces, key)
             if old is not None:
-                old.supersede()
+                self._supersede(old)
             if deleted:
-                stored.supersede()
+                self._supersede(stored)
             if revision > self._compacted:
                 kind = DELETED if deleted else MODIFIED if old else ADDED
                 self._remember(Event(revision, kind, resource, stored, old))
             self._revision = revision
+        for _, stored in self.everything():
+            stored.parse()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode=WAL").fetchall()
     db.execute("PRAGMA synchronous=NORMAL")
+    db.execute(f"PRAGMA journal_size_limit={_LOG_LIMIT}").fetchall()
     # Checkpoints sync the disk; `checkpoint` does them off the writer's thread instead of SQLite within a commit.
     db.execute("PRAGMA wal_autocheckpoint=0").fetchall()
     return db

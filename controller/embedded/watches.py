@@ -72,12 +72,16 @@ class Watch:
             events = self._subscription.take()
             self._woken.clear()
             if events:
-                lines = b"".join(self._lines(events))
+                try:
+                    lines = b"".join(self._lines(events))
+                except Compacted:  # what it has yet to be told is history already, and gone
+                    await response.write(_too_far_behind())
+                    return
                 if lines:
                     await response.write(lines)
                 continue
             if self._subscription.overflowed:
-                await response.write(_error_line(status.expired("the watch fell too far behind; list again")))
+                await response.write(_too_far_behind())
                 return
             if self._subscription.closed or loop.time() >= end:
                 await self._bookmark(response)
@@ -135,5 +139,6 @@ def _as_of(old: Stored, revision: int) -> Stored:
     return Stored(old.key, revision, obj, orjson.dumps(obj))
 
 
-def _error_line(error: status.ApiError) -> bytes:
+def _too_far_behind() -> bytes:
+    error = status.expired("the watch fell too far behind; list again")
     return orjson.dumps({"type": "ERROR", "object": error.status()}) + b"\n"

@@ -51,9 +51,8 @@ def python(*arguments: str, **environment: str) -> str:
             "hotpath.py",
             "http2.py",
             "memory.py",
-            "proxy.py",
         ),
-        *("routes.py", "simulation.py", "workers.py"),
+        *("proxy.py", "routes.py", "simulation.py", "wakes.py", "workers.py"),
     ],
 )
 def test_help(script: str) -> None:

@@ -234,6 +234,19 @@ def test_events_expire_after_their_last_sight(operations: Operations) -> None:
     assert operations.store.get(EVENTS, Key("default", "new")) is not None
 
 
+def test_a_namespace_keeps_so_many_events(operations: Operations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those last seen longest ago go, whenever they were made; other namespaces are not counted."""
+    monkeypatch.setattr("controller.embedded.operations.EVENTS_LIMIT", 20)
+    resource = operations.registry.by_id(EVENTS)
+    for number in range(50):
+        seen = format_time(NOW - timedelta(minutes=number))
+        event = {"metadata": {"name": f"bounded-{number}"}, "involvedObject": {}, "lastTimestamp": seen}
+        operations.create(resource, "knative-serving", event, OPTIONS)
+        assert operations.store.count(EVENTS, "knative-serving") <= 22
+    kept = {stored.key.name for stored in operations.store.find(EVENTS, "knative-serving")}
+    assert {f"bounded-{number}" for number in range(19)} <= kept
+
+
 def test_a_definition_that_cant_be_served_is_named(widget_crd: dict[str, Any]) -> None:
     """Several served versions would need conversion; a missing field is named."""
     version = widget_crd["spec"]["versions"][0]

@@ -233,3 +233,28 @@ def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     assert {path.name for path in files} == {"objects.sqlite", "objects.sqlite-wal", "objects.sqlite-shm"}
     assert {path.stat().st_mode & 0o077 for path in files} == {0}
     store.close()
+
+
+def test_what_was_replaced_long_ago_is_read_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events tell the same whether their bytes are still in memory or not, after a restart too; of an object whose
+    row is gone nothing is made up."""
+    monkeypatch.setattr("controller.embedded.store.RECENT", 2)
+    store = Store(tmp_path, history=10)
+    for value in range(9):
+        store.put(THINGS, _key("a"), _obj("a", value))
+    store.remove(THINGS, _key("a"))
+    told = [(event.type, event.new.obj["value"], event.old and event.old.obj["value"]) for event in store.since(0)]
+    assert told == [
+        ("ADDED", 0, None),
+        *(("MODIFIED", value, value - 1) for value in range(1, 9)),
+        ("DELETED", 8, 8),
+    ]
+    store.close()
+    again = Store(tmp_path, history=10)
+    assert [event.new.obj["value"] for event in again.since(0)] == [new for _, new, _ in told]
+    lost = again.since(0)[0].new
+    for value in range(20):
+        again.put(THINGS, _key("b"), _obj("b", value))
+    with pytest.raises(Compacted):
+        _ = lost.body
+    again.close()
