@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from controller.manifests import Manifest
 
 _HOST = "127.0.0.1"
+_NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""On a machine without IPv6: then nobody asks for us at [::1] either."""
 
 
 class StartError(Exception):
@@ -251,14 +254,23 @@ def _check_ports(first: int, tls_port: int | None) -> None:
             raise StartError(f"port {tls_port} is for {taken} already; choose another with --tls-port")
         wanted.append((tls_port, "services over TLS", "--tls-port"))
     for port, use, option in wanted:
-        with socket.socket() as probe:
+        for family, host in ((socket.AF_INET, _HOST), (socket.AF_INET6, "::1")):
+            if (code := _bind_error(family, host, port)) in (0, *_NO_ADDRESS):
+                continue
+            raise StartError(
+                f"port {port} (for {use}) can't be used: {os.strerror(code)}; choose another with {option}"
+            )
+
+
+def _bind_error(family: socket.AddressFamily, host: str, port: int) -> int:
+    """The errno with which a port can't be listened on; 0 if it can."""
+    try:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError as error:
-                raise StartError(
-                    f"port {port} (for {use}) can't be used: {error.strerror}; choose another with {option}"
-                ) from error
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _working_dir() -> Path:

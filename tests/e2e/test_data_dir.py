@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,17 @@ def test_a_disk_without_room_is_named(stopped_platform: Platform) -> None:
     message = refused(stopped_platform, "sh", "-c", 'ulimit -f 128; exec "$@"', "sh")
     assert f"{stopped_platform.data_dir} can't be written: " in message
     assert "--data-dir" in message
+
+
+def test_a_port_in_use_on_ipv6_is_named_too(stopped_platform: Platform) -> None:
+    """`localhost` is either loopback address, and a service has to answer on both."""
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(("::1", stopped_platform.port))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        other.listen()
+        assert f"port {stopped_platform.port} (for services) can't be used" in refused(stopped_platform)
 
 
 def test_what_can_be_made_anew_is(stopped_platform: Platform) -> None:
