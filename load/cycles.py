@@ -132,8 +132,9 @@ class Client:
 class Service:
     """The service under load, and what is done to it."""
 
-    def __init__(self, kube: KubeClient, notes: Path) -> None:
+    def __init__(self, kube: KubeClient, notes: Path, limit: int) -> None:
         self._kube = kube
+        self._limit = limit
         self._notes = notes
         self._edition = 0
         self.revision = ""
@@ -204,7 +205,12 @@ class Service:
             "apiVersion": "serving.knative.dev/v1",
             "kind": "Service",
             "metadata": {"name": NAME, "namespace": "default"},
-            "spec": {"template": {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}},
+            "spec": {
+                "template": {
+                    "metadata": {"annotations": annotations},
+                    "spec": {"containerConcurrency": self._limit, "containers": [container]},
+                }
+            },
         }
 
     def forget(self) -> None:
@@ -240,7 +246,7 @@ async def drive(arguments: argparse.Namespace, port: int, kubeconfig: Path, note
     chance = random.Random(arguments.seed)
     fine = True
     async with await KubeClient.from_kubeconfig(str(kubeconfig)) as kube:
-        service = Service(kube, notes)
+        service = Service(kube, notes, arguments.limit)
         await service.roll_out()
 
         async def scales() -> None:
@@ -297,10 +303,13 @@ def main() -> None:
     parser.add_argument("--crashes", type=int, default=20)
     parser.add_argument("--replicas", type=int, default=3, help="how far up")
     parser.add_argument("--clients", type=int, default=12, help="two thirds of them send POSTs")
+    parser.add_argument("--workers", type=int, default=2, help="of the gateway")
+    parser.add_argument("--limit", type=int, default=0, help="the service's containerConcurrency")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port", type=int, default=18580)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Platform(Path(name), arguments.port) as platform:
+    workers = ("--workers", str(arguments.workers))
+    with tempfile.TemporaryDirectory() as name, Platform(Path(name), arguments.port, *workers) as platform:
         notes = Path(name) / "notes"
         notes.mkdir()
         fine = uvloop.run(drive(arguments, platform.port, Path(name) / "data" / "kubeconfig", notes))

@@ -6,8 +6,9 @@ The pod spec is the user's; we add what the platform needs and nothing else:
 * `PORT`, `K_SERVICE`, `K_CONFIGURATION` and `K_REVISION` (Knative's runtime contract), after the user's own variables;
 * probes name the port by number. Knative's `periodSeconds: 0` asks for aggressive probing; a kubelet can do no better
   than once a second, and the gateway probes faster by itself;
-* `preStop: sleep 2`: a pod that is going away leaves the EndpointSlice first, and the gateways stop sending to it
-  before SIGTERM reaches the application;
+* `preStop: sleep 2`: a pod that others delete leaves the EndpointSlice first, and the gateways stop sending to it
+  before SIGTERM reaches the application (those that the autoscaler takes away have drained by then, see
+  `reconcile.drain`);
 * a grace period as long as the longest request.
 
 There is no queue-proxy: limits, time-outs and statistics are the gateway's.
