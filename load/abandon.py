@@ -10,7 +10,7 @@ memory is over, in a quarter of an hour.
 Starts a `zerogate up` of its own with one service (containerConcurrency 2, max-scale 1) and such clients, each on a
 connection of its own, every fourth with content. It prints, once in `--sample` seconds, how many requests are here and
 how many of them wait (from /metrics), and the resident memory of the control process, of the gateway's parent and of
-its worker; then the slope of each over the second half, by the request that was given up. The first half is left out:
+its worker; then the slope of each over the second half, by the request that is over. The first half is left out:
 there the processes warm up (pools, arenas, the windows of the averages).
 
 Why less than a quarter of an hour will do: what could be left behind is left by a request that was given up, no matter
@@ -20,8 +20,7 @@ come and go, sixty times as many as ever wait and six thousand for each place. W
 object and a reference to it.
 
 First in, first out means here that a request gets its place when its client is about to leave, so hardly any is
-answered; against that helps the revision's queue time-out (`queue.zerogate.dev/timeout`), if it is below the clients'
-patience.
+answered. Against that helps a queue time-out that leaves time for the work: see what `--queue-timeout 400ms` answers.
 
 Also: how many of the requests that came to the application were of clients who had left by then, and how much later
 they came; how soon after the last client left nothing was here any more.
@@ -45,7 +44,7 @@ import uvloop
 
 from burst import APPLICATION
 from coldstart import Platform, verdict
-from controller.apis.labels import AUTOSCALING
+from controller.apis.labels import AUTOSCALING, QUEUE_TIMEOUT
 from matrix.processes import children, resident_bytes
 
 if TYPE_CHECKING:
@@ -65,10 +64,10 @@ machine where others work too."""
 
 
 class Sample(NamedTuple):
-    """`given_up` requests so far; what is here and waits; resident bytes of each process."""
+    """Requests that are over, given up or answered; what is here and waits; resident bytes of each process."""
 
     second: float
-    given_up: int
+    over: int
     in_flight: int
     parked: int
     resident: tuple[int, ...]
@@ -82,6 +81,10 @@ class Clients:
     answered: int = 0
     refused: int = 0
     left: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def over(self) -> int:
+        return self.answered + self.refused + len(self.left)
 
 
 class Client(asyncio.Protocol):
@@ -113,8 +116,10 @@ class Client(asyncio.Protocol):
             self._transport.abort()
 
 
-def service(notes: Path) -> dict[str, object]:
+def service(notes: Path, queue_timeout: str) -> dict[str, object]:
     annotations = {AUTOSCALING + "max-scale": "1", AUTOSCALING + "min-scale": "1"}
+    if queue_timeout:
+        annotations[QUEUE_TIMEOUT] = queue_timeout
     container = {"image": "sleeper", "command": [sys.executable, "-S", str(APPLICATION), str(WORK), str(notes)]}
     template = {
         "metadata": {"annotations": annotations},
@@ -157,7 +162,7 @@ async def watch(platform: Platform, pids: Sequence[int], every: float, clients: 
         await asyncio.sleep(began + len(samples) * every - loop.time())
         in_flight, parked = await asyncio.to_thread(gauges, platform.port + 2)
         resident = tuple(resident_bytes(pid) for pid in pids)
-        samples.append(Sample(loop.time() - began, len(clients.left), in_flight, parked, resident))
+        samples.append(Sample(loop.time() - began, clients.over, in_flight, parked, resident))
 
 
 def processes(control: int) -> dict[str, int]:
@@ -192,8 +197,8 @@ async def run(
 
 
 def slope(samples: Sequence[Sample], process: int) -> float:
-    """Bytes for each request that was given up: least squares."""
-    xs = [float(sample.given_up) for sample in samples]
+    """Bytes for each request that is over: least squares."""
+    xs = [float(sample.over) for sample in samples]
     ys = [float(sample.resident[process]) for sample in samples]
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
@@ -209,14 +214,14 @@ def lateness(notes: Path, clients: Clients) -> list[float]:
 
 def report(names: Sequence[str], samples: Sequence[Sample]) -> bool:
     """The tables. Whether memory is flat."""
-    print("| second | given up | in flight | parked |" + "".join(f" {name}, MiB |" for name in names))
+    print("| second | over | in flight | parked |" + "".join(f" {name}, MiB |" for name in names))
     print("|--:|--:|--:|--:|" + "--:|" * len(names))
     for sample in samples:
         resident = "".join(f" {size / 2**20:.1f} |" for size in sample.resident)
-        print(f"| {sample.second:.0f} | {sample.given_up} | {sample.in_flight} | {sample.parked} |{resident}")
+        print(f"| {sample.second:.0f} | {sample.over} | {sample.in_flight} | {sample.parked} |{resident}")
     half = samples[len(samples) // 2 :]
     flat = True
-    print(f"\n| process | first, MiB | last | most | bytes for each given up | MiB for {WHOLE} |")
+    print(f"\n| process | first, MiB | last | most | bytes for each request | MiB for {WHOLE} |")
     print("|---|--:|--:|--:|--:|--:|")
     for number, name in enumerate(names):
         sizes = [sample.resident[number] / 2**20 for sample in samples]
@@ -231,6 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=120, help="of load")
     parser.add_argument("--sample", type=float, default=5.0, metavar="SECONDS")
+    parser.add_argument("--queue-timeout", default="", metavar="DURATION", help="the revision's, below the patience")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="of the gateway")
     parser.add_argument("--port", type=int, default=18780)
     arguments = parser.parse_args()
@@ -238,7 +244,7 @@ def main() -> int:
     platform = Platform(Path(temporary.name), arguments.port, "--workers", str(arguments.workers))
     with temporary, platform:
         notes = Path(temporary.name) / "notes"
-        platform.apply([service(notes)])
+        platform.apply([service(notes, arguments.queue_timeout)])
         found = processes(platform.pid)
         load = os.getloadavg()[0]
         running = run(platform, tuple(found.values()), arguments.seconds, arguments.sample)

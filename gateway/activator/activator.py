@@ -211,10 +211,17 @@ class Activator:
         unit = self._units.get(revision)
         if unit is None:
             raise _no_revision(revision)
-        place = unit.throttler.try_acquire(random())
-        if place is None:
-            place = await self._wait(unit)
-        return unit.leases.get(place) or self._lease(unit, place)
+        outcome: Place | GatewayError | None = unit.throttler.try_acquire(random())
+        if outcome is None:
+            outcome = await self._wait(unit)
+        if isinstance(outcome, GatewayError):
+            try:
+                raise outcome
+            finally:
+                # The error knows this frame by its traceback. Did the frame know the error, they and the whole request
+                # would stay until the garbage collector looks, which in a worker may be many thousand requests later.
+                del outcome
+        return unit.leases.get(outcome) or self._lease(unit, outcome)
 
     def dispatch(self, unit: _Unit, woken: Woken[_Waiter | Borrower]) -> None:
         """Tell waiters of their places."""
@@ -243,13 +250,13 @@ class Activator:
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    async def _wait(self, unit: _Unit) -> Place:
+    async def _wait(self, unit: _Unit) -> Place | GatewayError:
         waiter: _Waiter = self._loop.create_future()
         self._park(unit, waiter)
         timeout = unit.revision.queue_timeout or self._queue_timeout or unit.revision.timeout
         timer = self._loop.call_later(timeout, self._expire, unit, waiter, timeout)
         try:
-            outcome = await waiter
+            return await waiter
         except asyncio.CancelledError:
             if not self._cancel(unit, waiter):
                 self._hand_on(unit, waiter)
@@ -257,9 +264,6 @@ class Activator:
         finally:
             timer.cancel()
             self.parked -= 1
-        if isinstance(outcome, GatewayError):
-            raise outcome
-        return outcome
 
     def _park(self, unit: _Unit, waiter: _Waiter) -> None:
         throttler = unit.throttler

@@ -4,6 +4,7 @@ leaves. All of it in HTTP/1.1 and in HTTP/2."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import tracemalloc
 from contextlib import closing, suppress
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 from gateway.config import Limits
+from gateway.exchange import Exchange
 from tests.gateway_process import GatewayProcess, feed_of, started
 from tests.polling import until
 from tests.sockets import http2
@@ -173,6 +175,25 @@ async def test_a_wait_that_is_too_long(gateway: Gateway, asker: Asker, own: floa
     assert status == 504
     assert words in text
     await gateway.idle()
+
+
+@pytest.mark.parametrize("gateway_limits", [Limits(queue_timeout=0.05)])
+@pytest.mark.parametrize("failure", ["", "no such file"])
+async def test_who_is_turned_away_leaves_no_cycle(gateway: Gateway, asker: Asker, failure: str) -> None:
+    """An error that knows the frames it went through, and they it, would keep the whole request and its connection for
+    as long as the garbage collector does not look: thousands of requests."""
+    gc.collect()
+    gc.disable()
+    try:
+        asked = [await asker.ask() for _ in range(3)]
+        await gateway.parked(3)
+        if failure:
+            gateway.route(failure=failure)
+        assert {(await one.answer())[0] for one in asked} == {503 if failure else 504}
+        await gateway.idle()
+        assert not [one for one in gc.get_objects() if isinstance(one, Exchange)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("gateway_limits", [Limits(queue_limit=2, queue_bytes=1900)])
