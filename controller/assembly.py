@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from controller import heap
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, labels_of, namespace_of
 from controller.autoscaler.ticker import Deciders
@@ -28,9 +29,8 @@ from controller.dataplane import publisher
 from controller.dataplane.drains import Drains
 from controller.dataplane.publisher import Publisher
 from controller.dataplane.server import FeedServer
-from controller.kube import heap
-from controller.kube.lull import Lull
 from controller.kube.runner import CurrentConfig, Runner
+from controller.lull import Lull
 from controller.reconcile import configuration, ingress, labeler, podautoscaler, revision, route, service
 from gateway.contract import RevisionId
 

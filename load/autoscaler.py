@@ -70,7 +70,7 @@ def run(revisions: int, workers: int, busy: int, seconds: int) -> None:
     config = Config()
     deciders = Deciders(config=lambda: config, enqueue=lambda _key: None, clock=lambda: now)
     ids = [RevisionId("default", f"service-{number:05}-00001") for number in range(revisions)]
-    gc.disable()  # as the control plane does (controller/kube/heap.py)
+    gc.disable()  # as the control plane does (controller/heap.py)
     before = resident_kib()
     for one in ids:
         deciders.on_pod_autoscaler(None, pod_autoscaler(one.name))

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from controller.apis import kinds, labels
 from controller.apis.meta import Key, generation_of, key_of, labels_of, namespace_of, uid_of
+from controller.bugs import BugLog
 from controller.config.features import Gate
 from controller.dataplane import certificates, compile
 from controller.dataplane.podtimes import PodTimes
-from controller.kube.bugs import BugLog
 from controller.reconcile.children.services import private_service_name
 from gateway.contract import CertificateId, Milestones, RevisionId, RouteId
 

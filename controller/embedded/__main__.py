@@ -48,7 +48,7 @@ from controller.embedded.store import Store, StoreInUse, StoreUnusable
 from controller.embedded.welcome import Refused, Tls, Welcome, tell
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
-from controller.kube.lull import Lull
+from controller.lull import Lull
 from controller.paths import deploy_dir
 from gateway.contract import FEED_PATH
 

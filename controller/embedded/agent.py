@@ -15,7 +15,7 @@ from controller.apis import kinds, meta
 from controller.embedded import podphase
 from controller.embedded.sandbox import Node, Sandbox
 from controller.embedded.workloads import NODE
-from controller.kube.lull import Lull
+from controller.lull import Lull
 
 if TYPE_CHECKING:
     from collections.abc import Callable

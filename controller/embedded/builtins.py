@@ -40,7 +40,7 @@ def default(kind: Kind, obj: JsonObject) -> None:
             raise ValueError(f"{kind.kind}: a field has the wrong type: {error}") from error
 
 
-def first_status(kind: Kind, obj: JsonObject) -> JsonObject | None:
+def first_status(kind: Kind) -> JsonObject | None:
     """The status a new object starts with; None where it has none."""
     match kind:
         case kinds.POD:

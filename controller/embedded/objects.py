@@ -98,7 +98,7 @@ def prepare_create(resource: Resource, obj: JsonObject, *, suffix: str, uid: str
         meta["generation"] = 1
     if "status" in resource.subresources:
         obj.pop("status", None)
-        first = builtins.first_status(resource.kind, obj)
+        first = builtins.first_status(resource.kind)
         if first is not None:
             obj["status"] = first
 

@@ -5,7 +5,7 @@ Decisions are `podphase`'s; here they are carried out. A sandbox's task sleeps u
 
 On the way from a created pod to traffic nothing waits: the task starts the processes. The status (Running, podIP) is
 written by a PATCH, and changes are coalesced: while one is on its way, whatever happens goes into the next. What no
-request waits for is written in a lull (see `kube.lull`): Events, that a pod runs where its endpoint is known without
+request waits for is written in a lull (see `lull`): Events, that a pod runs where its endpoint is known without
 that, and that it is ready where the gateway finds that out by itself, which is told together if it is so soon. For half
 a second a container that fails its probes counts as starting.
 
@@ -45,7 +45,7 @@ from controller.embedded.ports import NoPort
 from controller.embedded.runtimes import Completed, Exit, Launch, Process, RuntimeGone, StartError, command
 from controller.kube.errors import Conflict, Invalid, KubeError, NotFound
 from controller.kube.events import Recorder
-from controller.kube.lull import STARTED
+from controller.lull import STARTED
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from controller.embedded.ports import PortAllocator
     from controller.embedded.runtimes import Runtime
     from controller.kube.client import Kube
-    from controller.kube.lull import Lull
+    from controller.lull import Lull
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from controller.apis.meta import JsonObject
     from controller.kube.client import Kube
-    from controller.kube.lull import Lull
+    from controller.lull import Lull
     from controller.reconcile.plan import Event
 
 log = logging.getLogger(__name__)

@@ -51,15 +51,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from controller.apis import kinds
 from controller.apis.meta import Key, key_of, name_of
+from controller.bugs import BugLog
 from controller.config import store
 from controller.config.reading import ConfigError
 from controller.kube.apply import apply, is_stale
-from controller.kube.bugs import BugLog
 from controller.kube.errors import KubeError
 from controller.kube.events import Recorder
 from controller.kube.informer import Caches, Informer, KindCache
-from controller.kube.lull import TOLD, Lull
 from controller.kube.workqueue import AsyncWorkQueue
+from controller.lull import TOLD, Lull
 from controller.reconcile.plan import Event
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from controller.kube.client import KubeClient
 from controller.kube.events import BURST, REFILL_SECONDS, Correlator, Recorder
-from controller.kube.lull import Lull
+from controller.lull import Lull
 from controller.reconcile.plan import Event
 from tests.polling import until
 

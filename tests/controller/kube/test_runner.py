@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from controller.apis import kinds
 from controller.apis.meta import Key, controller_ref, name_of
 from controller.kube.client import KubeClient
-from controller.kube.lull import Lull
 from controller.kube.runner import Runner
+from controller.lull import Lull
 from controller.reconcile.plan import Controller, Event, Plan, owner_key
 from tests.polling import until
 

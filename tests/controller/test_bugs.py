@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from controller.kube.bugs import INTERVAL, BugLog
+from controller.bugs import INTERVAL, BugLog
 
 
 class Log:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from controller.kube.lull import LAST, STARTED, TICK, Lull
+from controller.lull import LAST, STARTED, TICK, Lull
 from tests.polling import until
 
 
@@ -56,7 +56,7 @@ async def test_who_comes_into_a_lull_stops_it(lull):
 async def test_programs_that_start_take_the_processors(monkeypatch):
     """As many as there are leave no lull. One fewer does, in which only what stands first goes at once: the rest may
     change until they have started."""
-    monkeypatch.setattr("controller.kube.lull.SETTLED", 60)
+    monkeypatch.setattr("controller.lull.SETTLED", 60)
     lull, done = Lull(processors=2), []
     with lull.starting():
         with lull.starting():
@@ -71,13 +71,13 @@ async def test_programs_that_start_take_the_processors(monkeypatch):
     await until(lambda: not len(lull))
     assert done == ["ready", "runs", "told"]
     with lull.starting():
-        monkeypatch.setattr("controller.kube.lull.SETTLED", 0.01)
+        monkeypatch.setattr("controller.lull.SETTLED", 0.01)
         await lull.wait()
 
 
 async def test_work_that_waited_long_goes_although_somebody_is_busy(lull, busy, monkeypatch):
     """The wait is bounded."""
-    monkeypatch.setattr("controller.kube.lull.LIMIT", 0.02)
+    monkeypatch.setattr("controller.lull.LIMIT", 0.02)
     async with asyncio.timeout(10):
         await lull.wait()
     assert not busy.done()
@@ -123,7 +123,7 @@ async def test_what_is_told_from_others_comes_after_them(lull):
 
 async def test_a_rank_that_waited_long_goes_before_lower_ones(lull, busy, monkeypatch):
     """News without end about the lowest rank do not keep the others for ever."""
-    monkeypatch.setattr("controller.kube.lull.LIMIT", 0.02)
+    monkeypatch.setattr("controller.lull.LIMIT", 0.02)
     done = []
     lull.after("old", lambda: done.append("old"), 5)
     await asyncio.sleep(TICK)

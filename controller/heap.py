@@ -16,7 +16,7 @@ import gc
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from controller.kube.lull import Lull
+    from controller.lull import Lull
 
 INTERVAL = 1.0
 ALLOCATIONS = 50_000

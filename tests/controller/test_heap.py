@@ -2,8 +2,8 @@ import asyncio
 import contextlib
 import gc
 
-from controller.kube import heap
-from controller.kube.lull import Lull
+from controller import heap
+from controller.lull import Lull
 from tests.polling import until
 
 
