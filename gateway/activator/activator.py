@@ -317,6 +317,8 @@ class Activator:
     def wake(self, waiter: _Waiter, place: Place) -> bool:
         if waiter.done():
             return False
+        if not place.is_open:  # the owner's probe has passed, ours is still to come
+            place.opened_at = perf_counter()
         waiter.set_result(place)
         return True
 
@@ -343,7 +345,11 @@ class Activator:
         unit.leases = {}
         throttler = unit.throttler
         before = {place: place.endpoint.ready for place in throttler.places}
+        held = [place for place in before if place.is_held]
         self.dispatch(unit, throttler.update(revision.endpoints, revision.container_concurrency))
+        for place in held:
+            if place.is_open:  # it drains no more
+                place.opened_at = perf_counter()
         for place in throttler.places:
             self._judge(unit, place, was_ready=before.pop(place, False))
         for gone in before:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.activator.activator import Activator, Lease
 from gateway.contract import Endpoint, Probe, Revision, RevisionId, Snapshot, Update
 from gateway.contract import apply as apply_update
+from gateway.core.throttler import Place
 from gateway.errors import NoRevision, QueueFull, QueueTimeout, RevisionFailed
 from tests.polling import until
 
@@ -343,3 +345,28 @@ async def test_probing_ends_with_the_endpoint(world: World, upstream) -> None:
     asked = len(gone.heads)
     await until(lambda: len(successor.heads) > 3)
     assert len(gone.heads) == asked
+
+
+async def test_since_when_an_endpoint_takes_requests(world: World, ready: Endpoint) -> None:
+    """Since it was found open, or taken into service again, or granted by a worker that found it open before this
+    one did: later than whoever waited for that came."""
+    came = perf_counter()
+    world.set()
+    [task] = await world.asked(1)
+    assert world.activator.is_cold(ID)
+    world.set(ready, probe=None)
+    assert not world.activator.is_cold(ID)
+    first = (await asyncio.wait_for(task, 5)).opened_at
+    assert came <= first <= perf_counter()
+
+    world.set(draining(ready), probe=None, shrinking=True)
+    [task] = await world.asked(1)
+    assert world.activator.is_cold(ID)
+    world.set(ready, probe=None)
+    again = (await asyncio.wait_for(task, 5)).opened_at
+    assert first < again <= perf_counter()
+
+    waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    place = Place(ready)
+    assert world.activator.wake(waiter, place)
+    assert again < place.opened_at <= perf_counter()
