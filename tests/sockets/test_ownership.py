@@ -103,6 +103,7 @@ class Controller:
             "secret",
             on_stats=lambda *_: None,
             on_in_flight=lambda *_: None,
+            on_carriers=lambda: None,
             on_disconnect=lambda _: None,
             on_programmed=lambda _: None,
             gathering=gathering,
