@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.coldstart import FIELD_NAME, ColdStarts, phases, response_lines
 from gateway.core.deadlines import Deadlines
-from gateway.core.fields import client_address, https_location, may_switch, request_head, scheme
+from gateway.core.fields import client_address, https_location, is_last_hop, may_switch, request_head, scheme
 from gateway.core.heads import without
 from gateway.core.http1 import RequestHead, ResponseHead
 from gateway.core.traffic import RevisionTraffic
@@ -287,9 +287,13 @@ class Exchange:
         splits = rule.destinations
         random = shared.random
         destination = splits.only or splits.at(random() * 100)
-        if head.others is not None and head.others.get(b"k-network-probe") == b"probe":
-            self._answer_probe(destination)
-            return
+        if head.others is not None:
+            if head.others.get(b"k-network-probe") == b"probe":
+                self._answer_probe(destination)
+                return
+            if is_last_hop(head):
+                self._reply(200, "Max-Forwards is 0: this gateway answers, in place of the service behind it.")
+                return
         if rule.redirect_port and self._is_redirected(rule.redirect_port):
             return
         revision = destination.revision

@@ -134,11 +134,11 @@ static const char *const request_slots[R_SLOTS] = {
 
 enum {
     S_STATUS, S_REASON, S_LINE, S_PERSISTENT, S_KEEP_ALIVE, S_FIELDS, S_END, S_CONTENT_LENGTH, S_CHUNKED, S_CONNECTION,
-    S_TRAILER, S_UPGRADE, S_SLOTS
+    S_TRAILER, S_UPGRADE, S_DATED, S_SLOTS
 };
 static const char *const response_slots[S_SLOTS] = {
     "status", "reason", "line", "persistent", "keep_alive", "fields", "end", "content_length", "chunked", "connection",
-    "trailer", "upgrade"};
+    "trailer", "upgrade", "dated"};
 
 #define METHODS 7
 static const char *const methods[METHODS] = {"GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"};
@@ -327,6 +327,7 @@ typedef struct {
     Span dropped[MAX_MARKED];
     int dropped_count;
     Py_ssize_t dropped_size;
+    int dated;  /* there is a Date */
     const char *start;  /* the CR LF before the first line */
     const char *end;    /* after the CR LF CR LF */
 } Section;
@@ -448,6 +449,7 @@ read_section(const Side *side, const Arguments *given, const char *at, Section *
     section->content_length = -1;
     section->chunked = section->recorded_count = section->dropped_count = 0;
     section->dropped_size = 0;
+    section->dated = 0;
     section->start = at - 2;
     while (*at != '\r') {
         const char *name = at;
@@ -473,6 +475,9 @@ read_section(const Side *side, const Arguments *given, const char *at, Section *
                 section->dropped[section->dropped_count++] = (Span){name, at - name};
                 section->dropped_size += at - name;
             }
+        }
+        else if (length == 4 && spells(name, 4, "date", 4)) {
+            section->dated = 1;
         }
     }
     if (at[1] != '\n' || at - 2 - section->start > given->max_section) {
@@ -683,6 +688,7 @@ parse_response(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         [S_CONNECTION] = Py_NewRef(Py_None),
         [S_TRAILER] = Py_NewRef(Py_None),
         [S_UPGRADE] = Py_NewRef(Py_None),
+        [S_DATED] = PyBool_FromLong(section.dated),
     };
     PyObject *head = make_head(side, state->response_offsets, values, S_SLOTS);
     if (head != NULL && (section.recorded_count || status < 200 || status == 204) && record(side, &section, head) < 0) {

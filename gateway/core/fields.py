@@ -17,6 +17,7 @@ fields with *set* semantics, and what a proxy says about itself:
   behind compresses nothing for a request with Via unless `gzip_proxied` says `any`. It finds loops, which cost dearly
   where the endpoints scale with the load: a service that sends requests back to its own host gets LoopDetected at the
   MAX_PASSES-th. Responses get none: there it is a MAY, and nobody's use.
+- `Max-Forwards` of OPTIONS becomes one less (RFC 9110 section 7.6.2), in any other request it means nothing.
 - `Trailer` goes on where trailers do: in a chunked request, with the names that a trailer section may have. (Trailers
   go to all clients that speak HTTP/1.1 or 2, as in Knative: who reads chunks can read past them, RFC 9112 section
   7.1.2.)
@@ -60,6 +61,7 @@ __all__ = [
     "client_address",
     "forwarded",
     "https_location",
+    "is_last_hop",
     "may_switch",
     "normalise_host",
     "request_head",
@@ -176,6 +178,9 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
         return peer.lines(head.host or b"") + _TE_LINES
     text = _via(others.get(b"via"), peer.version if head.persistent else b"1.0")
     text += b"".join(_forwarding(others, head.host or b"", peer))
+    forwards = others.get(b"max-forwards")
+    if forwards is not None:
+        text += b"max-forwards: %b\r\n" % (_one_less(forwards) if head.method == b"OPTIONS" else forwards)
     trailers = announced(others.get(b"trailer", b"")) if head.chunked else b""
     if trailers:
         text += b"trailer: %b\r\n" % trailers
@@ -187,6 +192,15 @@ def _about(head: RequestHead, others: dict[bytes, bytes], peer: Peer) -> bytes:
     if _takes_trailers(others.get(b"te", b"")):
         text += _TE_LINES
     return text
+
+
+def is_last_hop(head: RequestHead) -> bool:
+    """Whether Max-Forwards says that the request is for this gateway itself."""
+    return head.method == b"OPTIONS" and (head.other(b"max-forwards") or b"1").strip(b"0") == b""
+
+
+def _one_less(number: bytes) -> bytes:
+    return b"%d" % (int(number) - 1) if number.isdigit() and len(number) < 19 else number
 
 
 def _via(earlier: bytes | None, version: bytes) -> bytes:

@@ -132,6 +132,7 @@ _PROTOCOL = re.compile(rb"(?!(?i:h2|http/))" + _TOKEN + rb"(?:/" + _TOKEN + rb")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+")
 # Host names as Kubernetes and the DNS know them (and "_"), IPv4 and IPv6 literals; no sub-delims, no percent-encoding.
 _HOST = re.compile(rb"(?:[0-9A-Za-z_](?:[0-9A-Za-z._\-]*+)|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5}+)?")
+_DATE = re.compile(rb"\r\n[Dd][Aa][Tt][Ee]: ")
 _TOKEN_LIST = re.compile(rb"[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+(?:,[ \t]*+(?:" + _TOKEN + rb")?[ \t]*+)*+")
 # Faults that can be seen before a head is complete: waiting for the rest would only wait for a time-out.
 _HOPELESS = re.compile(rb"\x00|(?<!\r)\n|\r(?=[^\n])")
@@ -231,12 +232,13 @@ class RequestHead:
 
 class ResponseHead:
     """A response's head; names as in RequestHead. `trailer` is what its Trailer field says, of which `fields` has what
-    will come (`announce_trailers`)."""
+    will come (`announce_trailers`); `dated` says whether `fields` has a Date."""
 
     __slots__ = (
         "chunked",
         "connection",
         "content_length",
+        "dated",
         "end",
         "fields",
         "keep_alive",
@@ -263,6 +265,7 @@ class ResponseHead:
         self.connection: set[bytes] | None = None
         self.trailer: bytes | None = None
         self.upgrade: bytes | None = None
+        self.dated = False
 
 
 Head = RequestHead | ResponseHead
@@ -495,8 +498,9 @@ def _drop_named(head: Head) -> None:
                 head.others.pop(name, None)
         if isinstance(head, RequestHead) and b"x-request-id" in named:
             head.request_id = b""
-        if isinstance(head, ResponseHead) and b"trailer" in named:
-            head.trailer = None
+        if isinstance(head, ResponseHead):
+            head.trailer = None if b"trailer" in named else head.trailer
+            head.dated = head.dated and b"date" not in named
 
 
 # Options that are no fields, fields dropped anyway, and framing, which nobody can ask to have dropped.
@@ -532,6 +536,7 @@ REQUEST_FIELDS: Final[dict[bytes, Callable[[RequestHead, bytes, bytes], None] | 
     b"te": _other,
     b"trailer": _other,
     b"via": _other,
+    b"max-forwards": _other,
     b"x-forwarded-for": _other,
     b"x-forwarded-proto": _other,
     b"x-forwarded-host": _other,
@@ -579,6 +584,7 @@ def parse_response(data: bytes, start: int = 0, limits: HeadLimits = DEFAULT_LIM
     if rest or head.status < 200 or head.status == 204:
         head.fields = plain[:-2] + _record(_RESPONSE_SPECIAL, RESPONSE_FIELDS, head, b"\r\n" + rest)
         check_response(head)
+    head.dated = _DATE.search(head.fields) is not None
     return head
 
 
@@ -625,6 +631,7 @@ def parse_response_slowly(data: bytes, start: int = 0, limits: HeadLimits = DEFA
     head = ResponseHead(int(status), reason or b"", minor == b"1", b"", end + 4)
     head.fields = _record(_RESPONSE_SPECIAL, RESPONSE_FIELDS, head, _section(lines))
     check_response(head)
+    head.dated = _DATE.search(head.fields) is not None
     return head
 
 
@@ -657,7 +664,7 @@ NOT_IN_TRAILERS: Final = (
     frozenset(REQUEST_FIELDS)
     | frozenset(RESPONSE_FIELDS)
     | frozenset(
-        b"max-forwards pragma range cache-control "
+        b"pragma range cache-control "
         b"if-match if-none-match if-modified-since if-unmodified-since if-range "
         b"authorization www-authenticate authentication-info cookie set-cookie knative-serving-tag "
         b"age date expires location retry-after vary warning "

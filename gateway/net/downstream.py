@@ -420,6 +420,8 @@ class Downstream(asyncio.Protocol):
             self._keep = False  # what is still to come of the request must not be taken for the next one
         framing = b""
         self._chunked = False
+        if not head.dated:
+            self._listener.stamp(head)
         if has_body and head.content_length is None:
             if self._persistent:
                 self._chunked = True
@@ -441,7 +443,7 @@ class Downstream(asyncio.Protocol):
 
     def respond_whole(self, head: ResponseHead, content: bytes) -> None:
         """Send a response of known length and finish."""
-        if self._keep and self._persistent and self._body is None:
+        if self._keep and self._persistent and self._body is None and head.dated:
             self._transport.write(b"".join((head.line, head.fields, b"\r\n", content)))
             self._finished()
         else:

@@ -436,6 +436,8 @@ class Connection(asyncio.Protocol):
     def send_head(self, number: int, head: ResponseHead, end: bool) -> None:
         """Send a response's head. Those of one endpoint are mostly alike, and then their block is known."""
         encoder = self._encoder
+        if not head.dated and head.status >= 200:
+            self.listener.stamp(head)
         key = (head.status, head.fields)
         block = encoder.kept.get(key)
         if block is None:

@@ -2,11 +2,17 @@
 
 A `Listener` holds no socket; `protocol` is what the loop's server calls for each connection it accepts, and TLS
 (`net.tls`) for each whose handshake is through.
+
+A final response without Date gets one here, as RFC 9110 section 6.6.1 wants from whoever passes it on, and so do the
+gateway's own. Its text is made once a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.core.fields import Peer
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.config import Limits
     from gateway.core.clients import ClientCounts
-    from gateway.core.http1 import RequestHead
+    from gateway.core.http1 import RequestHead, ResponseHead
     from gateway.core.proxies import TrustedProxies
     from gateway.core.traffic import WorkerTraffic
     from gateway.errors import GatewayError
@@ -34,6 +40,8 @@ class Listener:
     that never became one; its head is None if it has none that could be read."""
 
     __slots__ = (
+        "_date",
+        "_date_until",
         "begin",
         "clients",
         "cluster_local",
@@ -73,6 +81,8 @@ class Listener:
         self.connections: set[Downstream | Connection] = set()
         self.draining = False
         self.resets = ResetWatch()
+        self._date = b""
+        self._date_until = -inf
 
     def protocol(self) -> Downstream:
         """The protocol factory for `create_server`: one connection."""
@@ -83,6 +93,20 @@ class Listener:
         proto = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         peername = transport.get_extra_info("peername")
         return Peer(str(peername[0]).encode() if peername else b"unknown", proto, self.proxies)
+
+    def date(self) -> bytes:
+        """Now, as Date says it."""
+        now = self.loop.time()
+        if now >= self._date_until:
+            moment = datetime.now(UTC)
+            self._date = format_datetime(moment, usegmt=True).encode()
+            self._date_until = now + 1.0 - moment.microsecond / 1e6
+        return self._date
+
+    def stamp(self, head: ResponseHead) -> None:
+        """Date a response."""
+        head.fields += b"date: %b\r\n" % self.date()
+        head.dated = True
 
     def enter(self, peer: Peer) -> int:
         """A connection more; by how many its client has too many, if that is limited. Trusted proxies are not: their

@@ -418,8 +418,9 @@ class Stream:
         the body's size."""
         head = self._head
         self._exchange = None
+        date = (b"date", self._connection.listener.date(), False)
         if head is not None and is_grpc(head.field(b"content-type")):
-            self._connection.send_fields(self.number, local_reply(status, text), end=True)
+            self._connection.send_fields(self.number, [*local_reply(status, text), date], end=True)
             self._finished()
             return 0
         body = text.encode() + b"\n"
@@ -427,6 +428,7 @@ class Stream:
             (b":status", b"%d" % status, False),
             (b"content-type", b"text/plain; charset=utf-8", False),
             (b"content-length", b"%d" % len(body), False),
+            date,
             *trailer_fields(extra.splitlines()),
         ]
         if head is not None and head.method == b"HEAD":

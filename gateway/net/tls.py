@@ -63,7 +63,7 @@ _ALERT_DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"
 _ALERT_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 _PLAIN_TEXT = b"This port speaks HTTPS, and the request came without TLS.\n"
 _PLAIN_REPLY = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+    b"HTTP/1.1 400 Bad Request\r\ndate: %%b\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
     b"connection: close\r\n\r\n%b" % (len(_PLAIN_TEXT), _PLAIN_TEXT)
 )
 
@@ -287,7 +287,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             hello = read_hello(begun)
         except NotTls:
             if begun[:1].isalpha():
-                self._raw.write(_PLAIN_REPLY)
+                self._raw.write(_PLAIN_REPLY % self._listener.above.date())
             self._fail("plain")
             return None
         except BadHello:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 HOST = "hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
-WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer-Timing: db;dur=53\r\nX-Zerogate-Cold-Start: none\r\n\r\nhi"
+WHOLE = (
+    b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n"
+    b"Server-Timing: db;dur=53\r\nX-Zerogate-Cold-Start: none\r\n\r\nhi"
+)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
 
 

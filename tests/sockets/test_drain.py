@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 UPGRADE = GET[:-2] + b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
+LAST = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
 LONG = 30.0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 HOST = b"hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:
@@ -55,7 +57,7 @@ async def test_a_request_reaches_its_endpoint_with_what_a_proxy_adds(gateway: Ga
     gateway.route(await gateway.endpoint(endpoint), rule=rule)
     fields_sent = b"X-Set: theirs\r\nKnative-Serving-Revision: other\r\nTE: trailers\r\nX-Forwarded-For: 1.2.3.4\r\n"
     answer = await gateway.ask(closing(b"GET /a?b HTTP/1.1\r\nHost: %b:80\r\n%b\r\n" % (HOST, fields_sent)))
-    assert answer == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: close\r\n\r\nhi"
+    assert answer == OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
     lines = seen[0].lower().split(b"\r\n")
     assert lines[0] == b"get /a?b http/1.1"
     assert lines[1] == b"host: hello.default.localhost:80"
@@ -167,7 +169,7 @@ async def test_trailers_are_announced_to_those_who_get_them(gateway: Gateway) ->
 
     async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nDate: today\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n")
         writer.write(b"4\r\nback\r\n0\r\nX-Back: 2\r\n\r\n")
 
     gateway.route(await gateway.endpoint(endpoint))
@@ -177,8 +179,48 @@ async def test_trailers_are_announced_to_those_who_get_them(gateway: Gateway) ->
     assert b"\r\ntrailer: X-Back\r\n" in answer
     assert answer.endswith(b"0\r\nX-Back: 2\r\n\r\n")
     answer = await gateway.ask(GET.replace(b"1.1", b"1.0"))
-    assert answer == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nback"
+    assert answer == b"HTTP/1.1 200 OK\r\nDate: today\r\nconnection: close\r\n\r\nback"
     assert b"trailer" not in heads[1]
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 2\r\n\r\nhi", b"\r\nhi"])
+async def test_a_response_without_date_gets_one(gateway: Gateway, framing: bytes) -> None:
+    """RFC 9110 section 6.6.1, from whoever passes it on; the gateway's own have one too, and no interim one does."""
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n" + framing)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    interim, _, answer = (await gateway.ask(closing(GET))).partition(b"\r\n\r\n")
+    assert interim == b"HTTP/1.1 103 Early Hints"
+    for head in (answer, await gateway.ask(closing(GET.replace(HOST, b"nowhere")))):
+        (date,) = [line for line in head.split(b"\r\n") if line.startswith(b"date: ")]
+        moment = parsedate_to_datetime(date[6:].decode())
+        assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "forwards", "sent"),
+    [
+        (b"OPTIONS", b"2", b"1"),
+        (b"OPTIONS", b"00", None),
+        (b"OPTIONS", b"many", b"many"),
+        (b"GET", b"0", b"0"),
+    ],
+)
+async def test_max_forwards(gateway: Gateway, method: bytes, forwards: bytes, sent: bytes | None) -> None:
+    """OPTIONS goes so many hops further and is answered by the last (RFC 9110 section 7.6.2)."""
+    heads = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    request = closing(GET.replace(b"GET", method)[:-2] + b"Max-Forwards: %b\r\n\r\n" % forwards)
+    assert (await gateway.ask(request)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [b"\r\nmax-forwards: %b\r\n" % (sent or b"") in head for head in heads] == ([] if sent is None else [True])
 
 
 async def test_two_request_ids_are_one(gateway: Gateway) -> None:
@@ -233,10 +275,14 @@ async def test_content_of_known_length_in_many_pieces(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("method", "response", "expected"),
     [
-        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"Content-Length: 5\r\n"),
-        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n", b""),
-        (b"GET", b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n', b'ETag: "x"\r\n'),
-        (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"Content-Length: 0\r\n"),
+        (
+            b"HEAD",
+            b"HTTP/1.1 200 OK\r\nDate: today\r\nContent-Length: 5\r\n\r\n",
+            b"Date: today\r\nContent-Length: 5\r\n",
+        ),
+        (b"GET", b"HTTP/1.1 204 No Content\r\nDate: today\r\n\r\n", b"Date: today\r\n"),
+        (b"GET", b'HTTP/1.1 304 Not Modified\r\nDATE: x\r\nETag: "x"\r\n\r\n', b'DATE: x\r\nETag: "x"\r\n'),
+        (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\ndate:\r\n\r\n", b"Content-Length: 0\r\ndate: \r\n"),
     ],
 )
 async def test_responses_without_content(gateway: Gateway, method: bytes, response: bytes, expected: bytes) -> None:

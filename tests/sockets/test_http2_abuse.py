@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tests.sockets.gateway import Gateway
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOST = b"hello.default.localhost"
 GET = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST
 POST = b"POST / HTTP/1.1\r\nHost: %b\r\n" % HOST
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 
 
 class Recorder:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.sockets.gateway import Gateway
 
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 
 
 def with_content(method: bytes, size: int) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GET = b"GET / HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
 POST = b"POST" + GET[3:-2] + b"Content-Length: 1000000\r\n\r\n"
 UPGRADE = GET[:-2] + b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
 SHORT = 0.05
 LONG = 30.0

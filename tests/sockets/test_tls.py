@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HOST = "hello.default.localhost"
 GET = b"GET /a?b HTTP/1.1\r\nHost: hello.default.localhost\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+OK = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nhi"
 REVISION = RevisionId("default", "hello-00001")
 
 

@@ -102,21 +102,24 @@ async def test_an_endpoint_need_not_switch(gateway: Gateway) -> None:
     async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(2):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+            writer.write(b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nno")
         await reader.read()
 
     gateway.route(await gateway.endpoint(endpoint))
     client = await gateway.client(ASK + GET)
     for _ in range(2):
-        assert await client.response(2) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"
+        assert (
+            await client.response(2)
+            == b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 12:00:00 GMT\r\nContent-Length: 2\r\n\r\nno"
+        )
     client.close()
 
 
 async def test_upgrade_required_says_to_what(gateway: Gateway) -> None:
     """426 must have an Upgrade field (RFC 9110 section 15.5.22), which no other response keeps."""
     responses = [
-        b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nUpgrade: echo\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 426 Upgrade\r\nDate: x\r\nUpgrade: echo\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nUpgrade: echo\r\nConnection: upgrade\r\nDate: today\r\nContent-Length: 0\r\n\r\n",
     ]
 
     async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,10 +131,10 @@ async def test_upgrade_required_says_to_what(gateway: Gateway) -> None:
     gateway.route(await gateway.endpoint(endpoint))
     client = await gateway.client(GET)
     assert await client.head() == (
-        b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n"
+        b"HTTP/1.1 426 Upgrade\r\nDate: x\r\nContent-Length: 0\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n"
     )
     client.send(GET)
-    assert await client.head() == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    assert await client.head() == b"HTTP/1.1 200 OK\r\nDate: today\r\nContent-Length: 0\r\n\r\n"
     client.close()
 
 

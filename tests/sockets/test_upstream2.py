@@ -187,7 +187,8 @@ async def test_a_request_in_the_words_of_http2(gateway: Gateway) -> None:
     endpoint = await h2c(gateway)
     fields = b"X-Own: 1\r\nTE: gzip\r\nCookie: a=b\r\nKeep-Alive: 5\r\n"
     answer = await gateway.ask(GET[:-2] + fields + b"\r\n")
-    assert answer == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi"
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n")
+    assert answer.endswith(b"\r\nconnection: close\r\n\r\nhi")
     headers = endpoint.requests[0].headers
     assert headers[:4] == [
         (b":method", b"GET"),
@@ -360,7 +361,9 @@ async def test_responses_without_content(
             server.writer.write(data_frame(request.stream, b"", end=True))
 
     await h2c(gateway, answer)
-    assert await gateway.ask(GET.replace(b"GET", method, 1)) == expected + b"connection: close\r\n\r\n"
+    answer = await gateway.ask(GET.replace(b"GET", method, 1))
+    assert answer.startswith(expected)
+    assert answer.endswith(b"\r\nconnection: close\r\n\r\n")
 
 
 async def test_interim_responses_pass(gateway: Gateway) -> None:

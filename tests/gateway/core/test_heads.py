@@ -715,6 +715,9 @@ RESPONSE_LINES = [
     b"Upgrade: websocket",
     b"Trailer: X-Sum, Set-Cookie",
     b"trailer: Other",
+    b"Date: today",
+    b"DATE: today",
+    b"Connection: date",
     *ORDINARY,
 ]
 USUAL = [b"Accept", b"Cookie", b"X-Request-Id", b"User-Agent", b"Keep-Alive", b"Via", b"K-Proxy-Request", b"ETag"]
