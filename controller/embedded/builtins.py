@@ -8,6 +8,7 @@ the only way in.
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 
 import orjson
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from controller.apis.kinds import Kind
     from controller.apis.meta import JsonObject
 
+_DATA_LIMIT = 1024 * 1024
+"""Bytes of a ConfigMap or Secret: what a cluster takes, so that what is stored here can be stored there."""
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _LABEL_LENGTH = 63
 _LABEL_RULE = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with"
@@ -209,14 +213,31 @@ def _check_service(obj: JsonObject) -> list[str]:
     return found
 
 
+def _check_config_map(obj: JsonObject) -> list[str]:
+    data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
+    size = sum(len(value.encode()) for value in data.values()) + sum(len(value) * 3 // 4 for value in binary.values())
+    return [*_check_data_keys("data", data), *_check_data_keys("binaryData", binary), *_check_data_size(size)]
+
+
 def _check_secret(obj: JsonObject) -> list[str]:
-    found = []
-    for key, value in (obj.get("data") or {}).items():
+    data = obj.get("data") or {}
+    found = _check_data_keys("data", data)
+    size = 0
+    for key, value in data.items():
         try:
-            base64.b64decode(value, validate=True)
+            size += len(base64.b64decode(value, validate=True))
         except (ValueError, TypeError):
             found.append(f"data.{key}: Invalid value: must be base64")
-    return found
+    return [*found, *_check_data_size(size)]
+
+
+def _check_data_keys(field: str, data: JsonObject) -> list[str]:
+    rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.', at most 253 of them"
+    return [f'{field}[{key}]: Invalid value: "{key}": {rule}' for key in data if not _DATA_KEY.fullmatch(key)]
+
+
+def _check_data_size(size: int) -> list[str]:
+    return [f"data: Too long: must have at most {_DATA_LIMIT} bytes"] if size > _DATA_LIMIT else []
 
 
 def _check_event(obj: JsonObject) -> list[str]:
@@ -238,6 +259,7 @@ _CHECKS: dict[Kind, Callable[[JsonObject], list[str]]] = {
     kinds.POD: _check_pod,
     kinds.DEPLOYMENT: _check_deployment,
     kinds.CORE_SERVICE: _check_service,
+    kinds.CONFIG_MAP: _check_config_map,
     kinds.SECRET: _check_secret,
     kinds.EVENT: _check_event,
 }

@@ -109,6 +109,29 @@ def test_any_body_is_stored_or_refused(operations: Operations, data: st.DataObje
         orjson.dumps(error.status())
 
 
+@pytest.mark.parametrize(
+    ("plural", "fields", "complaint"),
+    [
+        ("configmaps", {"data": {"a b": "x"}}, 'data[a b]: Invalid value: "a b": a valid config key'),
+        ("configmaps", {"data": {"a": "ü" * 524_289}}, "data: Too long: must have at most 1048576 bytes"),
+        ("configmaps", {"data": {"a": "ü" * 524_288}}, ""),
+        ("secrets", {"data": {"a/b": "eA=="}}, 'data[a/b]: Invalid value: "a/b": a valid config key'),
+        ("secrets", {"data": {"a": "eHh4" * 349_526}}, "data: Too long: must have at most 1048576 bytes"),
+    ],
+)
+def test_data_that_no_cluster_takes(operations: Operations, plural: str, fields: Any, complaint: str) -> None:
+    """Is refused here too, so that nobody finds out later."""
+    resource = operations.registry.by_path("", "v1", plural)
+    assert resource is not None
+    body = {"metadata": {"generateName": "c"}, **fields}
+    if not complaint:
+        operations.create(resource, "default", body, OPTIONS)
+        return
+    with pytest.raises(ApiError) as refused:
+        operations.create(resource, "default", body, OPTIONS)
+    assert complaint in refused.value.message
+
+
 POD = SEEDS["", "v1", "pods"]
 OTHER_POD = {"spec": {"containers": [{"name": "c", "image": "y", "ports": [{"containerPort": 80}]}]}}
 
