@@ -206,7 +206,7 @@ class Downstream(asyncio.Protocol):
         elif phase is _PENDING:
             self._buffer += data
             if len(self._buffer) > MAX_PIPELINED:
-                self.pause()
+                self._stop_pipelining()
 
     def eof_received(self) -> bool:
         if self._eof or self._phase is _LINGER:
@@ -234,6 +234,22 @@ class Downstream(asyncio.Protocol):
 
     def _may_half_close(self) -> bool:
         return self._persistent and self._transport.get_extra_info("ssl_object") is None
+
+    def _stop_pipelining(self) -> None:
+        """Read no more of what comes before its turn, but notice the client's leaving behind it."""
+        if self._reading and not self._watched:
+            self._watched = self._listener.resets.watch(self._transport, self._ended_unread, ends=True)
+        self.pause()
+
+    def _ended_unread(self) -> None:
+        """End of file, or a reset, behind requests that are not read yet. As `eof_received`, but for these requests."""
+        self._listener.resets.forget(self._transport)
+        self._watched = False
+        exchange = self._exchange
+        if exchange is not None and not (self._may_half_close() and exchange.client_ended()):
+            self._transport.abort()
+        else:
+            self._watched = self._listener.resets.watch(self._transport, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSED

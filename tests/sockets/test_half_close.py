@@ -124,6 +124,51 @@ async def test_an_upload_that_waited_is_read_on(gateway: Gateway) -> None:
     client.close()
 
 
+MANY = 1500  # more than are read ahead
+
+
+@pytest.mark.parametrize("leaves", ["close", "reset"])
+async def test_leaving_behind_requests_that_are_not_read(gateway: Gateway, leaves: str) -> None:
+    """Pipelined requests are read ahead up to a limit only; the end behind them is noticed all the same."""
+    gateway.route()
+    client = await gateway.client(GET)
+    await until_parked(gateway)
+    client.send(GET * MANY)
+    await until(lambda: [one._reading for one in gateway.listener.connections] == [False])
+    if leaves == "close":
+        client.close()
+    else:
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.transport.abort()
+    await gateway.idle()
+    await gateway.left()
+
+
+async def test_half_close_behind_requests_that_are_not_read(gateway: Gateway) -> None:
+    """Who waits for all its answers gets them."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            asked.set()
+            await answer.wait()
+            writer.write(OK)
+
+    gateway.route(await gateway.endpoint(endpoint))
+    client = await gateway.client(GET)
+    await asked.wait()
+    client.send(GET * MANY)
+    client.half_close()
+    await until(lambda: [one._reading for one in gateway.listener.connections] == [False])
+    assert await client.head() == CONTINUE
+    answer.set()
+    answers = await client.rest()
+    assert answers.replace(CONTINUE, b"").count(b"HTTP/1.1 200 OK") == MANY + 1
+    client.close()
+
+
 async def test_end_of_file_from_http_1_0_is_leaving(gateway: Gateway) -> None:
     """It has no interim responses, so there is no way to ask."""
     endpoint = Slow()
