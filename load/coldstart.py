@@ -12,6 +12,9 @@ the CPU time that the control process took for each wake.
 
 The bars, and whether they were met, come last: the platform's share of a single cold start, and the p95 of a burst as a
 multiple of the bare loop's.
+
+Between them stand the phases of each wait as the responses tell them (`gateway/core/coldstart.py`): the application's
+own share is nearly all of `ready`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -73,10 +77,11 @@ _ASK_EVERY = 0.025
 
 
 class First(NamedTuple):
-    """One first request; seconds."""
+    """One first request; seconds. `phases` is what its response says of its wait, in their order."""
 
     total: float
     application: float
+    phases: dict[str, float]
 
     @property
     def platform(self) -> float:
@@ -206,7 +211,11 @@ def _first(answer: bytes, total: float, interpreter: float) -> First:
     if not head.startswith(b"HTTP/1.1 200 "):
         raise SystemExit(f"not answered: {answer!r}")
     started, listening = map(float, body.split())
-    return First(total, listening - started + interpreter)
+    told = re.search(rb"server-timing: (.*)\r\n", head + b"\r\n")
+    if told is None:
+        raise SystemExit(f"not told where the time went: {head!r}")
+    parts = (part.split(";dur=") for part in told[1].decode().split(", "))
+    return First(total, listening - started + interpreter, {name: float(text) / 1000 for name, text in parts})
 
 
 def bare_loop(count: int, first_port: int) -> list[float]:
@@ -249,6 +258,12 @@ def row(name: str, values: list[float]) -> str:
     return f"{name:<28}" + "".join(f"{1000 * cell:>10.1f}" for cell in cells)
 
 
+def phase_rows(firsts: list[First]) -> list[str]:
+    """One for each phase that any of these requests has been told."""
+    names = dict.fromkeys(name for first in firsts for name in first.phases)
+    return [row(f"  {name}", [first.phases[name] for first in firsts if name in first.phases]) for name in names]
+
+
 def verdict(met: bool) -> str:
     return "met" if met else "MISSED"
 
@@ -271,14 +286,17 @@ def main() -> None:
         print(row("total", [first.total for first in single]))
         print(row("application", [first.application for first in single]))
         print(row("platform", [first.platform for first in single]))
+        print("as the responses tell:", *phase_rows(single), sep="\n")
 
         bare = bare_loop(arguments.parallel, _BARE_PORTS)
         cpu = platform.cpu()
-        burst = [first.total for first in platform.firsts(at_once, interpreter)]
+        together = platform.firsts(at_once, interpreter)
         cpu = platform.cpu() - cpu
         bare += bare_loop(arguments.parallel, _BARE_PORTS + arguments.parallel)
+    burst = [first.total for first in together]
     print(f"\n{arguments.parallel} services at zero, all at once\n{heading}")
     print(row("total", burst))
+    print("as the responses tell:", *phase_rows(together), sep="\n")
     print(row("bare shell loop, twice", bare))
     print(f"control process: {1000 * cpu / arguments.parallel:.1f} ms of CPU for each wake")
 
