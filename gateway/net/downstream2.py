@@ -33,10 +33,10 @@ answered a PING, or DRAIN_WAIT passed) one with the last stream taken; the conne
 One timer per connection, re-armed only when the next deadline of all its streams moves forward; see `_on_timer`.
 
 There is no CONNECT here, not the extended one either (RFC 8441): SETTINGS_ENABLE_CONNECT_PROTOCOL is not offered, so
-browsers open their WebSockets on an HTTP/1.1 connection, as they do with most servers. Of h2spec's 146 strict cases 142
+browsers open their WebSockets on an HTTP/1.1 connection, as they do with most servers. Of h2spec's 146 strict cases 143
 pass. Two want streams that depend on themselves refused, which RFC 9113 section 5.3 has given up with priorities. One
 wants a malformed preface met with the end of the connection alone: on a port that speaks HTTP/1.1 as well it is a
-malformed request, and gets its 400 before. One, Huffman codes that are padded with zeros, is jh2's: see `core.frames`.
+malformed request, and gets its 400 before.
 """
 
 from __future__ import annotations
