@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from controller.apis.meta import JsonObject
     from controller.manifests import Manifest
 
+_FILES = 65_536
 _HOST = "127.0.0.1"
 _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """On a machine without IPv6: then nobody asks for us at [::1] either."""
@@ -87,12 +89,23 @@ class UpOptions:
 def run(options: UpOptions) -> int:
     """Run until SIGINT or SIGTERM. The exit status: 0, or 2 if it could not start."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    allow_files()
     try:
         uvloop.run(_up(options))
     except StartError as error:
         print(f"zerogate up: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def allow_files() -> None:
+    """Let this process open as many files as many pods need: two pipes and a log each, and a connection of the API
+    server for each watch. Systems begin with 1024 or, as macOS, with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a system may have a limit below the one it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _up(options: UpOptions) -> None:
