@@ -64,6 +64,8 @@ KEEP_ALIVE = 75.0
 EVENT_AGE = timedelta(hours=1)
 _UPKEEP_INTERVAL = 60.0
 _GC_BATCH = 50
+_CHECKPOINT_AGAIN = 1.0
+"""Seconds until the next try, where a checkpoint was overtaken by writes."""
 _SHUTDOWN_TIMEOUT = 2.0
 
 _JSON = "application/json"
@@ -200,7 +202,10 @@ class ApiServer:
 
     async def _checkpoint(self) -> None:
         try:
-            await asyncio.to_thread(self._store.checkpoint)
+            while True:
+                if await asyncio.to_thread(self._store.checkpoint):
+                    return
+                await asyncio.sleep(_CHECKPOINT_AGAIN)
         except sqlite3.Error as error:  # nothing is lost: the write-ahead log has it, and grows until the next one
             self._store_failed(error)
 

@@ -58,7 +58,6 @@ BACKLOG = 4_096
 """Events a subscriber may leave untaken."""
 _CHECKPOINT_WRITES = 500
 """Writes between checkpoints (a body longer than a page counts for more): the write-ahead log stays at some 13 MB."""
-_CHECKPOINT_PASSES = 5
 _LOG_LIMIT = 16 * 1024 * 1024
 """Bytes to which the write-ahead log is cut back when a checkpoint that came late let it grow."""
 
@@ -339,19 +338,17 @@ class Store:
     def wants_checkpoint(self) -> bool:
         return self._uncheckpointed >= _CHECKPOINT_WRITES
 
-    def checkpoint(self) -> None:
-        """Moves the write-ahead log into the database and syncs; call it from a thread, the writer goes on. The log
-        begins anew with the first write that finds all of it moved, so what was written meanwhile is moved as well, in
-        a pass that is shorter each time."""
+    def checkpoint(self) -> bool:
+        """Moves the write-ahead log into the database and syncs; call it from a thread, the writer goes on. False if
+        something was written meanwhile: the log begins anew with the first write that finds all of it moved, so without
+        another checkpoint in a quieter moment it would only grow."""
         self._uncheckpointed = 0
         db = _connect(self._path)
         try:
-            for _ in range(_CHECKPOINT_PASSES):
-                _, in_log, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if moved >= in_log:
-                    return
+            _, in_log, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         finally:
             db.close()
+        return bool(moved >= in_log)
 
     def close(self) -> None:
         self.end_subscriptions()
