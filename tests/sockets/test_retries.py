@@ -224,12 +224,12 @@ async def test_a_burst_of_connects_takes_turns(gateway: Gateway, monkeypatch: py
 async def test_an_endpoint_that_takes_no_connection_in_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """503 for who dials and for who waits for a turn, and nobody keeps one."""
     monkeypatch.setattr("gateway.net.pool.DIALS", 1)
-    monkeypatch.setattr("gateway.net.pool.CONNECT_TIMEOUT", 0.05)
     monkeypatch.setattr("gateway.exchange.MAX_DIALS", 1)
     endpoint = Queue()
     gateway.route(endpoint.port)
     clients = [await gateway.client(GET)]
     await until(lambda: gateway.pools.open == 1)
+    monkeypatch.setattr("gateway.net.pool.CONNECT_TIMEOUT", 0.05)
     clients += [await gateway.client(GET) for _ in range(3)]
     for client in clients[1:]:
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
@@ -238,3 +238,29 @@ async def test_an_endpoint_that_takes_no_connection_in_time(gateway: Gateway, mo
         client.close()
     await gateway.idle()
     endpoint.listening.close()
+
+
+async def test_content_is_sent_again_after_bytes_that_were_under_way(gateway: Gateway) -> None:
+    """All of it, though some had gone out before the connection turned out to be of no use."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    loop = asyncio.get_running_loop()
+    gateway.route(listening.getsockname()[1])
+    client = await gateway.client(GET)
+    first, _ = await loop.sock_accept(listening)
+    await loop.sock_recv(first, 1000)
+    await loop.sock_sendall(first, OK)
+    assert await client.response(2) == OK
+    first.send(b"stray")
+    (connection,) = gateway.listener.connections
+    connection.data_received(with_content(b"PUT", 6)[:-3])
+    second, _ = await loop.sock_accept(listening)
+    client.send(bytes(3))
+    received = b""
+    while len(received.partition(b"\r\n\r\n")[2]) < 6:
+        received += await loop.sock_recv(second, 1000)
+    await loop.sock_sendall(second, OK)
+    assert await client.response(2) == OK
+    client.close()
+    for one in (listening, first, second):
+        one.close()

@@ -513,6 +513,21 @@ async def test_a_client_that_leaves(gateway: Gateway) -> None:
     assert gateway.pools.open == 1
 
 
+async def test_malformed_content_is_never_a_complete_request(gateway: Gateway) -> None:
+    """A bad chunk behind good ones: 400 for the client, CANCEL for the endpoint that has them."""
+    endpoint = await h2c(gateway, ignore)
+    client = await gateway.client(
+        GET.replace(b"GET", b"POST")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    )
+    await until(lambda: [request.body for request in endpoint.requests] == [b"hello"])
+    client.send(b"x\r\n0\r\n\r\n")
+    assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    (request,) = endpoint.requests
+    await until(lambda: request.reset_code == 8)
+    assert not any(isinstance(event, StreamEnded) for event in endpoint.connections[0].events)
+    client.close()
+
+
 async def ignore(_server: Server, _request: Request) -> None:
     pass
 
