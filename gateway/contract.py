@@ -191,6 +191,11 @@ class Endpoint:
     ready: bool = False
     draining: bool = False
     milestones: Milestones = field(default=Milestones(), compare=False)
+    key: tuple[str, int] = field(init=False, compare=False, repr=False)
+    """Host and port, one object for all requests."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.host, self.port))
 
 
 @dataclass(frozen=True, slots=True)

@@ -389,7 +389,7 @@ class Exchange:
         """One that can be used at once, and none that the endpoint has closed, noticed or not. Servers close
         connections that are idle, so only those are looked at (one system call)."""
         upstream = connections.try_take(endpoint)
-        while isinstance(upstream, Upstream) and upstream.is_stale(self._shared.loop.time()):
+        while isinstance(upstream, Upstream) and upstream.is_stale(perf_counter()):
             upstream.close()
             upstream = connections.try_take(endpoint)
         return upstream
@@ -564,12 +564,12 @@ class Exchange:
         self._status = head.status
         self._downstream.respond(head, has_body=has_body, hold=hold)
 
-    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
+    def response_whole(self, head: ResponseHead, data: bytes, start: int, reusable: bool) -> None:
         """The usual small response: all of it in one piece."""
         self._status = head.status
-        self._sent = len(content)
+        self._sent = len(data) - start
         self._end(reusable and self._request_ended)
-        self._downstream.respond_whole(head, content)
+        self._downstream.respond_whole(head, data, start)
 
     def response_body(self, data: bytes) -> None:
         self._sent += len(data)
@@ -777,9 +777,9 @@ class _Awakened(Exchange):
         self._tell(head)
         super().response_head(head, has_body=has_body, hold=hold)
 
-    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
+    def response_whole(self, head: ResponseHead, data: bytes, start: int, reusable: bool) -> None:
         self._tell(head)
-        super().response_whole(head, content, reusable)
+        super().response_whole(head, data, start, reusable)
 
     def response_switch(self, head: ResponseHead) -> None:
         self._tell(head)

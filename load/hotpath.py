@@ -97,15 +97,16 @@ async def measure(request: bytes, requests: int, profile: cProfile.Profile | Non
     worker = Worker(config, 0, "")
     start(worker)
     pool = worker.exchanges.http1
-    for port in (9001, 9002):
-        upstream = Upstream(("127.0.0.1", port), pool)
+    endpoints = [one.revision.endpoints[0] for one in worker.exchanges.served.values()]
+    for endpoint in endpoints:
+        upstream = Upstream(endpoint.key, pool)
         upstream.connection_made(Wire())
         pool.give(upstream)
     idle = pool._plan._idle
     downstream = worker.external.protocol()
     wire = Wire()
     downstream.connection_made(wire)
-    ups = [next(iter(idle["127.0.0.1", port])) for port in (9001, 9002)]
+    ups = [next(iter(idle[endpoint.key])) for endpoint in endpoints]
     wires = [cast("Wire", one._transport) for one in ups]
     for one in (*wires, wire):
         one.writes = 0

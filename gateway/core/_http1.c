@@ -1,5 +1,5 @@
 /* The twins in C of what looks at each byte of an HTTP/1.1 message: parse_request, parse_response, unchunk; and of what
-puts many small pieces together for each: serialise_request, access_line.
+puts many small pieces together for each: serialise_request, serialise_response, access_line.
 
 Theory of operation
 -------------------
@@ -777,7 +777,7 @@ unchunk(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return content == NULL ? NULL : Py_BuildValue("(NnL)", content, (Py_ssize_t)(at - data), remaining);
 }
 
-/* --- the head of a request to an endpoint ----------------------------------------------------------------------- */
+/* --- heads out -------------------------------------------------------------------------------------------------- */
 
 #define TEXT(literal) ((Span){literal, sizeof literal - 1})
 
@@ -792,11 +792,18 @@ span_of(PyObject *object)
     return (Span){PyBytes_AS_STRING(object), PyBytes_GET_SIZE(object)};
 }
 
-/* What a RequestHead has in a slot, borrowed; NULL if it is not set. */
+/* What a head has in a slot, borrowed; NULL if it is not set. */
+static PyObject *
+slot_at(PyObject *head, Py_ssize_t offset)
+{
+    return *(PyObject **)((char *)head + offset);
+}
+
+/* The same of a RequestHead. */
 static PyObject *
 in_slot(const State *state, PyObject *head, int slot)
 {
-    return *(PyObject **)((char *)head + state->request_offsets[slot]);
+    return slot_at(head, state->request_offsets[slot]);
 }
 
 static PyObject *
@@ -820,6 +827,31 @@ serialise_request(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (request_id.size == 0) {
         pieces[8] = pieces[10] = request_id;
     }
+    return concatenated(pieces, sizeof pieces / sizeof *pieces);
+}
+
+static PyObject *
+serialise_response(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    const State *state = PyModule_GetState(module);
+    if (!state->ready || nargs < 2 || nargs > 4 || !Py_IS_TYPE(args[0], state->response.type)) {
+        PyErr_SetString(PyExc_TypeError, "expected (ResponseHead, framing, data = b\"\", start = 0)");
+        return NULL;
+    }
+    Span content = nargs > 2 ? span_of(args[2]) : (Span){"", 0};
+    Py_ssize_t start = nargs > 3 ? PyLong_AsSsize_t(args[3]) : 0;
+    Span pieces[] = {
+        span_of(slot_at(args[0], state->response_offsets[S_LINE])),
+        span_of(slot_at(args[0], state->response_offsets[S_FIELDS])), span_of(args[1]), TEXT("\r\n"), content};
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (start < 0 || start > content.size) {
+        PyErr_SetString(PyExc_ValueError, "start is outside of data");
+        return NULL;
+    }
+    pieces[4].at += start;
+    pieces[4].size -= start;
     return concatenated(pieces, sizeof pieces / sizeof *pieces);
 }
 
@@ -938,6 +970,8 @@ static PyMethodDef functions[] = {
     {"parse_response", (PyCFunction)(void (*)(void))parse_response, METH_FASTCALL, "As heads.parse_response."},
     {"unchunk", (PyCFunction)(void (*)(void))unchunk, METH_FASTCALL, "As bodies.unchunk."},
     {"serialise_request", (PyCFunction)(void (*)(void))serialise_request, METH_FASTCALL, "As heads.serialise_request."},
+    {"serialise_response", (PyCFunction)(void (*)(void))serialise_response, METH_FASTCALL,
+     "As heads.serialise_response."},
     {"access_line", (PyCFunction)(void (*)(void))access_line, METH_FASTCALL, "As accessline.access_line."},
     {NULL, NULL, 0, NULL}};
 

@@ -22,6 +22,7 @@ def unchunk(data: bytes, position: int, remaining: int, /) -> tuple[bytes, int, 
 def serialise_request(
     head: RequestHead, host: bytes, fields: bytes, about: bytes, added: bytes, request_id: bytes, /
 ) -> bytes: ...
+def serialise_response(head: ResponseHead, framing: bytes, data: bytes = b"", start: int = 0, /) -> bytes: ...
 def access_line(
     when: float,
     duration: float,

@@ -23,8 +23,9 @@ __all__ = ["UNLIMITED", "Breaker"]
 
 T = TypeVar("T", bound=Hashable)
 
-UNLIMITED = 2**31 - 1
-"""The capacity that stands for "no limit", as Knative's MaxInt32."""
+UNLIMITED = 2**29
+"""The capacity that stands for "no limit". With what is in flight it stays below 2**30, up to which CPython compares
+integers without a call."""
 
 
 class Breaker(Generic[T]):

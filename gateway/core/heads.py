@@ -780,7 +780,7 @@ def serialise_request(
     return b"".join((head.method, b" ", head.target, b" HTTP/1.1\r\nhost: ", host, fields, about, text, end))
 
 
-def serialise_response(head: ResponseHead, framing: bytes, content: bytes = b"") -> bytes:
-    """The bytes of a response head; `framing` is the framing and connection fields as complete lines, `content` what
-    leaves with the head."""
-    return b"".join((head.line, head.fields, framing, b"\r\n", content))
+def serialise_response(head: ResponseHead, framing: bytes, data: bytes = b"", start: int = 0) -> bytes:
+    """The bytes of a response head; `framing` is the framing and connection fields as complete lines, `data` from
+    `start` on what leaves with the head."""
+    return b"".join((head.line, head.fields, framing, b"\r\n", data[start:]))

@@ -4,10 +4,10 @@ Theory of operation
 -------------------
 This is the name others import; the codec is in modules by topic, `heads`, `bodies` and `accessline`, all in Python.
 Some of their functions are called for each message and look at each of its bytes (`parse_request`, `parse_response`,
-`unchunk`) or put it together from many pieces (`serialise_request`, `access_line`). They have twins in C (`_http1.c`),
-which are used where the extension was built: it is optional, for an installation needs no compiler. The twins agree on
-every input, also on what is wrong with it (the same tests and the same fuzzer run on both, and one against the other),
-so which of them is in use shows in the cost of a request only.
+`unchunk`) or put it together from many pieces (`serialise_request`, `serialise_response`, `access_line`). They have
+twins in C (`_http1.c`), which are used where the extension was built: it is optional, for an installation needs no
+compiler. The twins agree on every input, also on what is wrong with it (the same tests and the same fuzzer run on both,
+and one against the other), so which of them is in use shows in the cost of a request only.
 `CODEC` names it, and so does the metric `zerogate_gateway_codec`.
 
 ZEROGATE_PURE_PYTHON=1 in the environment has a process use the Python twins, for tests and benchmarks of them.
@@ -41,7 +41,6 @@ from gateway.core.heads import (
     announce_trailers,
     head_limits,
     is_worth_a_look,
-    serialise_response,
     without,
 )
 from gateway.errors import BadRequest, UpstreamProtocolError
@@ -94,6 +93,7 @@ class Codec(NamedTuple):
     parse_response: ParseResponse
     unchunk: Unchunk
     serialise_request: SerialiseRequest
+    serialise_response: SerialiseResponse
     access_line: AccessLine
 
 
@@ -109,6 +109,10 @@ class SerialiseRequest(Protocol):
     def __call__(
         self, head: RequestHead, host: bytes, fields: bytes, about: bytes, added: bytes, request_id: bytes, /
     ) -> bytes: ...
+
+
+class SerialiseResponse(Protocol):
+    def __call__(self, head: ResponseHead, framing: bytes, data: bytes = b"", start: int = 0, /) -> bytes: ...
 
 
 class AccessLine(Protocol):
@@ -146,6 +150,7 @@ def _compiled() -> Codec | None:
         _http1.parse_response,
         _http1.unchunk,
         _http1.serialise_request,
+        _http1.serialise_response,
         _http1.access_line,
     )
 
@@ -156,6 +161,7 @@ PYTHON: Final = Codec(
     heads.parse_response,
     bodies.unchunk,
     heads.serialise_request,
+    heads.serialise_response,
     accessline.access_line,
 )
 COMPILED: Final = _compiled()
@@ -166,6 +172,7 @@ CODEC: Final = PYTHON if COMPILED is None or os.environ.get("ZEROGATE_PURE_PYTHO
 parse_request: Final = CODEC.parse_request
 parse_response: Final = CODEC.parse_response
 serialise_request: Final = CODEC.serialise_request
+serialise_response: Final = CODEC.serialise_response
 access_line: Final = CODEC.access_line
 
 

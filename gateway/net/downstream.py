@@ -457,14 +457,14 @@ class Downstream(asyncio.Protocol):
         else:
             self._transport.write(serialise_response(head, framing))
 
-    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
-        """Send a response of known length and finish."""
+    def respond_whole(self, head: ResponseHead, data: bytes, start: int) -> None:
+        """Send a response of known length, whose content is `data` from `start` on, and finish."""
         if self._keep and self._persistent and self._body is None and head.dated:
-            self._transport.write(b"".join((head.line, head.fields, b"\r\n", content)))
+            self._transport.write(serialise_response(head, b"", data, start))
             self._finished()
         else:
             self.respond(head, has_body=True, hold=True)
-            self.finish(content, [])
+            self.finish(data[start:], [])
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head; HTTP/1.0 has none (RFC 9110 section 15.2)."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.core.poolplan import IDLE_LIMIT, PER_ENDPOINT, PoolPlan, SharedPlan
@@ -110,7 +111,7 @@ class Pool:
 
     def try_take(self, endpoint: Endpoint) -> Upstream | None:
         """An idle connection to `endpoint`, None if there is none."""
-        key = (endpoint.host, endpoint.port)
+        key = endpoint.key
         upstream = self._plan.take(key)
         while upstream is not None and (upstream.is_closing() or upstream.is_doubtful) and _is_spoilt(upstream):
             upstream = self._plan.take(key)
@@ -119,7 +120,7 @@ class Pool:
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection, or one that an exchange gave back while this waited for its turn to dial. Raises
         UpstreamConnectFailure, Overloaded."""
-        key = (endpoint.host, endpoint.port)
+        key = endpoint.key
         dials = self._dials.get(key)
         if dials is None:
             dials = self._dials[key] = _Dials(self._loop.time())
@@ -196,7 +197,7 @@ class Pool:
 
     def give(self, upstream: Upstream) -> None:
         """Take back a connection whose exchange is over and which may be used again."""
-        now = self._loop.time()
+        now = perf_counter()
         upstream.release(now)
         if self._dials and not upstream.is_stuck and self._is_awaited(upstream):
             return
@@ -223,7 +224,7 @@ class Pool:
         self._plan.forget(upstream.key, upstream)
 
     def _sweep(self) -> None:
-        for upstream in self._plan.expire(self._loop.time()):
+        for upstream in self._plan.expire(perf_counter()):
             upstream.close()
         self._timer = self._loop.call_later(IDLE_LIMIT / 4, self._sweep) if self._plan.size else None
 
@@ -260,7 +261,7 @@ class SharedPool:
     async def dial(self, endpoint: Endpoint, timeout: float = CONNECT_TIMEOUT) -> Stream:
         """A stream on a connection that is new, or was when several wanted one. Raises UpstreamConnectFailure,
         UpstreamProtocolError (it does not speak HTTP/2), QueueFull, Overloaded."""
-        key = (endpoint.host, endpoint.port)
+        key = endpoint.key
         while True:
             dialling = self._dialling.get(key)
             if dialling is None:

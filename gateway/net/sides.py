@@ -58,8 +58,8 @@ class Responder(Protocol):
     def respond(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
         """Send the head of the final response. `hold`: content follows at once, so keep it for that write."""
 
-    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
-        """Send a response of known length and finish."""
+    def respond_whole(self, head: ResponseHead, data: bytes, start: int) -> None:
+        """Send a response of known length, whose content is `data` from `start` on, and finish."""
 
     def interim(self, head: ResponseHead) -> None:
         """Send a 1xx head, where the client's version has such."""
@@ -114,8 +114,8 @@ class ResponseSink(Protocol):
     def response_head(self, head: ResponseHead, *, has_body: bool, hold: bool) -> None:
         """The final response's head. `hold`: content or the end follows at once, so one write can carry both."""
 
-    def response_whole(self, head: ResponseHead, content: bytes, reusable: bool) -> None:
-        """Head, content and end at once, for a response that came in one piece."""
+    def response_whole(self, head: ResponseHead, data: bytes, start: int, reusable: bool) -> None:
+        """Head, content (`data` from `start` on) and end at once, for a response that came in one piece."""
 
     def response_body(self, data: bytes) -> None:
         """A piece of the content, never empty."""

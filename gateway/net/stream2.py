@@ -293,8 +293,9 @@ class Stream:
         else:
             self._connection.send_head(self.number, head, end=not has_body)
 
-    def respond_whole(self, head: ResponseHead, content: bytes) -> None:
-        """Send a response of known length and finish."""
+    def respond_whole(self, head: ResponseHead, data: bytes, start: int) -> None:
+        """Send a response of known length, whose content is `data` from `start` on, and finish."""
+        content = data[start:]
         self._connection.send_head(self.number, head, end=not content)
         self._send_content(content)
 

@@ -239,7 +239,7 @@ class Upstream(asyncio.Protocol):
                 ):
                     self._buffer = b""
                     self._interims = 0
-                    sink.response_whole(head, data[head.end :], head.keep_alive and not self.is_closing())
+                    sink.response_whole(head, data, head.end, head.keep_alive)  # who takes it next sees if it closes
                 else:
                     self._begin(head, data, sink)
         except ProtocolError as error:

@@ -699,7 +699,7 @@ class Stream:
         sink, self._sink = self._sink, None
         assert sink is not None
         self._end_both()
-        sink.response_whole(head, content, False)
+        sink.response_whole(head, content, 0, False)
 
     def _complete(self, trailers: list[bytes]) -> None:
         sink, self._sink = self._sink, None

@@ -790,6 +790,32 @@ def test_a_request_is_put_together(codec: Codec, lines: bytes, request_id: bytes
     )
 
 
+def test_a_response_is_put_together(codec: Codec) -> None:
+    """Status line, fields, what is said of framing, and what of `data` is content; it is within `data`."""
+    head = codec.parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    assert head is not None
+    line = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+    assert codec.serialise_response(head, b"a: b\r\n") == line + b"a: b\r\n\r\n"
+    assert codec.serialise_response(head, b"", b"hi") == line + b"\r\nhi"
+    assert codec.serialise_response(head, b"", b"HEADhi", 4) == line + b"\r\nhi"
+    assert codec.serialise_response(head, b"", b"HEAD", 4) == line + b"\r\n"
+    values: tuple[Any, ...] = (head, b"", b"hi", 0)
+    for index in range(len(values)):
+        with pytest.raises((TypeError, AttributeError)):
+            codec.serialise_response(*values[:index], object(), *values[index + 1 :])
+
+
+@pytest.mark.parametrize("start", [-1, 3])
+def test_content_within_its_data(start: int) -> None:
+    """Nothing outside is read."""
+    if COMPILED is None:
+        pytest.skip("the compiled codec was not built")
+    head = COMPILED.parse_response(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert head is not None
+    with pytest.raises(ValueError, match="outside"):
+        COMPILED.serialise_response(head, b"", b"hi", start)
+
+
 def test_a_request_is_put_together_of_bytes(codec: Codec) -> None:
     """A wrong argument is an error, and nothing worse."""
     head = codec.parse_request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -133,7 +133,7 @@ class Exchange:
             if what == 5:
                 stream.reply(404, "no")
             else:
-                stream.respond_whole(WHOLE, bytes((0, 70_000)[what - 6]))
+                stream.respond_whole(WHOLE, bytes((0, 70_000)[what - 6]), 0)
 
 
 def frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
