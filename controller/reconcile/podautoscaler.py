@@ -180,8 +180,7 @@ def reconcile(seen: ObservedPodAutoscaler, config: Config, now: datetime) -> Pla
         result = paused(seen.replicas)
         found = _judge_paused(found, seen, now)
     else:
-        result = wanted(seen.desired, limits, _active(found), now)
-        found = _judge(found, result.want, seen.ready, limits, now)
+        result, found = _scaled(seen, limits, found, now)
     step = _step(seen, result)
     scale, why = _shown(seen, result, step)
     found = _explained(found, pa, scale, why, now)
@@ -253,6 +252,17 @@ def _either(annotated: Number | None, configured: Number) -> Number:
 
 
 # --- the scale --------------------------------------------------------------------------------------------------------
+
+
+def _scaled(seen: ObservedPodAutoscaler, limits: Limits, found: Conditions, now: datetime) -> tuple[Wanted, Conditions]:
+    """The scale, and the conditions with it. A revision that turns out to lack replicas is activating, and then is
+    scaled to its bounds although nothing was decided: in the same pass, for our own status brings no other."""
+    result = wanted(seen.desired, limits, _active(found), now)
+    judged = _judge(found, result.want, seen.ready, limits, now)
+    if result.want == UNDECIDED and _active(judged).is_unknown and not _active(found).is_unknown:
+        result = wanted(seen.desired, limits, _active(judged), now)
+        judged = _judge(judged, result.want, seen.ready, limits, now)
+    return result, judged
 
 
 def wanted(desired: int, limits: Limits, active: Condition, now: datetime) -> Wanted:

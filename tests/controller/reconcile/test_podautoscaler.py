@@ -244,6 +244,19 @@ def test_no_decision_leaves_the_scale_and_its_status() -> None:
     assert (result.status["desiredScale"], result.status["actualScale"]) == (4, 3)
 
 
+def test_a_floor_holds_without_a_decision() -> None:
+    """Raised above what is ready it is activating, and is scaled in the same pass; lowered it waits for a decision."""
+    obj = pod_autoscaler(status=status(TRUE, 999, desiredScale=1, actualScale=1), min_scale="3")
+    result = plan(obj, -1, ready=1, replicas=1)
+    assert scaled(result) == 3
+    assert verdict(result, "Active") == (UNKNOWN, "Queued")
+    obj["status"] = result.status
+    again = plan(obj, -1, ready=1, replicas=3)
+    assert (scaled(again), again.status) == (None, None)
+    obj["status"] = status(TRUE, 999, desiredScale=4, actualScale=4)
+    assert scaled(plan(obj, -1, ready=4, replicas=4)) is None
+
+
 def test_from_zero() -> None:
     """A wish scales at once and queues; with the first ready replica it is active again."""
     obj = pod_autoscaler(status=status(FALSE, 999, reason="NoTraffic", desiredScale=0))
