@@ -20,10 +20,10 @@ If it can, what is in hand is answered, pipelined requests included, a reset tel
 net.halfclose), and the connection closes after the last answer. In a tunnel half-close is passed on.
 
 Over TLS the client's goodbye (close_notify) is that it left, though RFC 8446 section 6.1 would let it wait for the
-answer. (In Envoy it is the end of the connection too; nginx goes by the end of the socket, with TLS or without.) TLS 1.2
-would not: who gets a goodbye answers it and closes, and drops what it had to say (RFC 5246 section 7.2.1). So no HTTP
-client half-closes in that way; but many that leave, those of asyncio among them, say goodbye and keep the socket until
-they have ours, and each would hold a place at an endpoint for a request that nobody waits for.
+answer. (In Envoy it is the end of the connection too; nginx goes by the end of the socket, with TLS or without.) TLS
+1.2 would not: who gets a goodbye answers it and closes, and drops what it had to say (RFC 5246 section 7.2.1). So no
+HTTP client half-closes in that way; but many that leave, those of asyncio among them, say goodbye and keep the socket
+until they have ours, and each would hold a place at an endpoint for a request that nobody waits for.
 
 A response that can't be completed is broken off with a reset. Mostly the missing last chunk or the missing bytes would
 say so too, but where the end of the connection is the end of the content (HTTP/1.0), only the reset does. The same goes
