@@ -45,6 +45,12 @@ CONFIG_MAP_NAMES: tuple[str, ...] = tuple(
 )
 
 
+def without(config: Config, name: str) -> Config:
+    """`config` when the ConfigMap `name` is gone: Knative's defaults, and the domains as they were, as for those there
+    is no default. (Without any every Route would leave its public host.)"""
+    return config if name == domain.NAME else update(config, name, {})
+
+
 def update(config: Config, name: str, data: Mapping[str, str]) -> Config:
     """`config` with the ConfigMap `name` read anew; empty data gives its defaults back. A map that is not one of
     CONFIG_MAP_NAMES changes nothing. Raises ConfigError, and then the old value still holds."""

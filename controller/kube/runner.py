@@ -273,7 +273,10 @@ class Runner:
         if source is None or name_of(source) not in store.CONFIG_MAP_NAMES:
             return
         try:
-            config = store.update(self.config, name_of(source), (new or {}).get("data") or {})
+            if new is None:
+                config = store.without(self.config, name_of(source))
+            else:
+                config = store.update(self.config, name_of(source), new.get("data") or {})
         except ConfigError as error:
             log.warning("ConfigMap %s keeps its last good value: %s", key_of(source), error)
             self._recorder.record(source, Event("Warning", "InvalidConfiguration", str(error)))

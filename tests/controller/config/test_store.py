@@ -3,7 +3,7 @@
 import pytest
 
 from controller.config.reading import ConfigError
-from controller.config.store import CONFIG_MAP_NAMES, Config, update
+from controller.config.store import CONFIG_MAP_NAMES, Config, update, without
 
 
 @pytest.mark.parametrize("name", CONFIG_MAP_NAMES)
@@ -19,6 +19,14 @@ def test_update_replaces_one_map() -> None:
     config = update(config, "config-autoscaler", {"min-scale": "2"})
     assert (config.network.external_port, config.autoscaler.min_scale) == (8080, 2)
     assert update(config, "config-network", {}).network == Config().network
+
+
+def test_a_map_that_is_deleted_gives_defaults_back_but_no_route_loses_its_domain() -> None:
+    """There is no default domain, so the old ones stay until a new map names others."""
+    config = update(Config(), "config-domain", {"example.com": ""})
+    config = update(config, "config-network", {"external-port": "8080"})
+    assert without(config, "config-network").network == Config().network
+    assert without(config, "config-domain") == config
 
 
 def test_a_bad_map_leaves_the_old_value() -> None:
