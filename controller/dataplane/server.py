@@ -173,6 +173,11 @@ class FeedServer:
         controller's workers, which nobody here knows, may be about to."""
         return None if self._gathering else self._workers.keys() | self._returning.keys()
 
+    @property
+    def peers(self) -> Peers:
+        """The list of the workers that they were told last."""
+        return self._peers
+
     def publish(self, delta: Delta) -> None:
         """Tells every worker. The first call opens the feed, even with an empty delta."""
         if not delta and self._snapshot.version:

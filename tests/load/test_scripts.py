@@ -52,7 +52,7 @@ def python(*arguments: str, **environment: str) -> str:
             "http2.py",
             "memory.py",
         ),
-        *("proxy.py", "routes.py", "simulation.py", "wakes.py", "workers.py"),
+        *("limits.py", "proxy.py", "routes.py", "simulation.py", "wakes.py", "workers.py"),
     ],
 )
 def test_help(script: str) -> None:

@@ -127,7 +127,7 @@ class Controller:
 
     async def knows(self, count: int) -> None:
         """Wait until so many workers are on the list."""
-        await until(lambda: len(self.server._peers.workers) == count, 30)
+        await until(lambda: len(self.server.peers.workers) == count, 30)
 
 
 class Clients:
@@ -212,3 +212,30 @@ async def test_the_limit_holds_whatever_happens_to_workers_and_pods(limit: int, 
         assert outcomes.keys() <= {"HTTP/1.1 200 OK", "lost"}
         assert outcomes["lost"] <= 2 * CLIENTS
         await until(lambda: not any(pod.now for pod in pods))
+
+
+async def test_the_limit_holds_while_the_controller_is_away_and_when_it_is_back(tmp_path: Path) -> None:
+    """Workers go by its last list meanwhile, and by one of their own when one of them dies; the controller that starts
+    waits until all are back before it makes a list. Nobody is answered by anything but the application, or, by a worker
+    that starts without a controller, that it knows nothing yet."""
+    async with installation(2, tmp_path) as (controller, gateway, pods):
+        clients = Clients(gateway)
+        await clients.answered(50)
+        await controller.stop()
+        await clients.answered(100)
+        await controller.start(gathering=1.0)
+        await clients.answered(50)
+        await controller.knows(WORKERS)
+        assert clients.outcomes.keys() == {"HTTP/1.1 200 OK"}
+        await controller.stop()
+        os.kill(min(gateway.workers()), signal.SIGKILL)
+        await clients.answered(2 * CLIENTS)
+        served = sum(pod.served for pod in pods)
+        await until(lambda: sum(pod.served for pod in pods) > served + 100, 30)
+        await controller.start(gathering=1.0)
+        await controller.knows(WORKERS)
+        await clients.answered(50)
+        outcomes = await clients.stop()
+        assert outcomes.keys() <= {"HTTP/1.1 200 OK", "HTTP/1.1 503 Service Unavailable", "lost"}
+        assert outcomes["lost"] <= CLIENTS
+        assert [pod.most for pod in pods] == [2, 2, 0]
