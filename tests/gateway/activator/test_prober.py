@@ -88,8 +88,8 @@ async def test_http_probe_times_out(prober: Prober, upstream) -> None:
     """An endpoint that accepts and says nothing fails after the probe's time-out, and is asked again."""
     server = await upstream()
     prober.start("key", server.endpoint, Probe("/", timeout=0.01), pytest.fail)
-    await until(lambda: prober.failures >= 2)
-    assert len(server.heads) >= 2
+    await until(lambda: len(server.heads) >= 2)  # on a busy machine one may time out before it is read
+    assert prober.failures >= 1
 
 
 async def test_stop_in_the_middle_of_an_attempt(prober: Prober, upstream) -> None:
