@@ -5,8 +5,8 @@
 Starts a `zerogate up` of its own with fifty services at zero. They are woken together, go back to zero by themselves,
 and are woken again, until there were so many wakes. After each round: the resident memory of the control process, its
 open files, and the size of the data directory. What is kept of a wake on purpose (Events, the history for watches, the
-log of each pod that runs) is bounded, so the curve has to become flat: the bar is that the second half of a
-thousand wakes adds less than 5 % to the memory.
+log of each pod that runs) is bounded, so the curve has to become flat: the bar is that the second half of a thousand
+wakes adds less than 5 % to the memory.
 """
 
 from __future__ import annotations
