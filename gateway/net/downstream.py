@@ -288,7 +288,7 @@ class Downstream(asyncio.Protocol):
         `_buffer` is the beginning of `data`, of which it was known that it is no whole head."""
         self._pumping = True
         try:
-            while data and self._phase is _HEAD:
+            while True:
                 if self._write_paused:  # a client that asks and asks, and does not read: answers would pile up
                     self._buffer = data
                     self.pause()
@@ -305,7 +305,7 @@ class Downstream(asyncio.Protocol):
                 if head is None:
                     self._await_head(data)
                     return
-                self._buffer = data[head.end :] if head.end < len(data) else b""
+                self._buffer = b"" if head.end == len(data) else data[head.end :]
                 listener = self._listener
                 self._requests_left = left = self._requests_left - 1
                 self._keep = head.keep_alive and left != 0 and not listener.draining
@@ -317,7 +317,7 @@ class Downstream(asyncio.Protocol):
                     self._phase = _PENDING
                     begin = listener.begin
                     self._exchange = begin(self, head)
-                if self._phase is not _HEAD:
+                if self._phase is not _HEAD or not self._buffer:
                     return
                 data, self._buffer = self._buffer, b""
         finally:
