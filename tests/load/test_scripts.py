@@ -74,11 +74,12 @@ def test_the_gateway_carries_every_workload_of_the_matrix(tmp_path: Path) -> Non
 
 
 def test_the_autoscalers_cost() -> None:
-    """A row for each load."""
-    text = python("load/autoscaler.py", "--revisions", "100", "--seconds", "4")
-    assert [line.split("|")[1].strip() for line in text.splitlines()[4:]] == [
+    """A row for each load, and what the word of shrinking revisions costs."""
+    lines = python("load/autoscaler.py", "--revisions", "100", "--seconds", "4").splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:] == [
         *("0 of 100 busy", "10 of 100 busy", "100 of 100 busy"),
     ]
+    assert lines[-1].startswith("a second of InFlight, 10 revisions shrinking: ")
 
 
 @pytest.mark.slow
