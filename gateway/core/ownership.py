@@ -36,6 +36,11 @@ not on the list which it holds deals out nothing. Before the first list of all a
 everything, unless the controller says that a list is to come (`Peers` without an epoch). If the controller is away
 when a worker dies, the others agree on the list without it by themselves (`on_death`).
 
+**What it does not cover.** Workers without a common list count each for itself: those that were started from a
+snapshot file while the controller is away, and a worker that the controller has lost sight of while others have not,
+for the moment until it has connected again. Endpoints then may have more than their limit; the owner counts what is
+there and deals out nothing until it is within the limit.
+
 Waiters are the throttlers': the caller's own (T), and those of other workers (`Borrower`).
 """
 
@@ -64,7 +69,8 @@ W = TypeVar("W", bound=Hashable, contravariant=True)
 
 def owner_of(revision: RevisionId, workers: Iterable[str]) -> str | None:
     """The one of these workers that deals out the revision's places: of each the same share, and the same answer
-    everywhere. None if there are no workers."""
+    everywhere. None if there are no workers. (A new list costs a worker 1.3 µs for each revision and worker: 50 ms for
+    ten thousand revisions with a limit and four workers.)"""
     return max(workers, key=lambda worker: _weight(worker, revision), default=None)
 
 

@@ -275,6 +275,8 @@ class Throttler(Generic[T]):
     def shift(self, changes: Mapping[PlaceId, int]) -> Woken[T]:
         """So many requests more, or fewer, are at these places; nobody here began or ended them."""
         for place_id, change in changes.items():
+            if not change:
+                continue
             place = self.place(place_id)
             place.in_flight += change
             self._breaker.in_flight += change

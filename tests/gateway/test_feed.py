@@ -18,6 +18,9 @@ from gateway.contract import (
     ContractError,
     Hello,
     InFlight,
+    Leaving,
+    Peer,
+    Peers,
     Revision,
     RevisionId,
     RouteId,
@@ -297,6 +300,30 @@ async def test_a_restarted_controller_is_found_again(follow) -> None:
         await (await controller.connection()).send_str(serialise_message(Update(0, 1, {}, {})))
         assert await controller.next() == Ack(1)
         assert feed.snapshot == Snapshot(1)
+
+
+async def test_lists_of_the_workers_are_passed_on(controller: Controller, follow, tmp_path: Path) -> None:
+    """As they come, before the state too; they are no part of it, so nothing acknowledges them."""
+    lists: list[Peers] = []
+    follow(controller, on_peers=lists.append)
+    socket = await controller.connection()
+    peers = [Peers(""), Peers("e1", (Peer("worker-1", "127.0.0.1:1"), Peer("worker-2", "[::1]:2", leaving=True)))]
+    for one in peers:
+        await socket.send_str(serialise_message(one))
+    await socket.send_str(serialise_message(WHOLE))
+    assert await controller.next() == Ack(7)
+    assert lists == peers
+
+
+async def test_a_worker_that_drains_says_so_after_each_connect(controller: Controller, follow) -> None:
+    """Also when it was not connected as it began to."""
+    feed = follow(controller)
+    socket = await controller.connection()
+    feed.leave()
+    assert await controller.next() == Leaving()
+    await socket.close()
+    await controller.connection()
+    assert await controller.next() == Leaving()
 
 
 async def test_a_wrong_token_is_told(controller: Controller, follow, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.contract import Endpoint
-from gateway.core.throttler import Place, Throttler
+from gateway.core.throttler import Place, PlaceId, Throttler
 
 
 def endpoint(number: int) -> Endpoint:
@@ -161,6 +161,44 @@ def test_round_robin_passes_over_the_full_ones_and_comes_back_to_them() -> None:
     throttler.release(third)
     throttler.release(third)
     assert take(throttler, 3) == [second, third, third]
+
+
+def test_one_that_is_held_back_gives_nothing_out() -> None:
+    """It counts what is at its places and tells of what is over; who waits is served when it deals again."""
+    throttler = opened(2, 1)
+    [place] = take(throttler, 1)
+    returned: list[Place] = []
+    throttler.hold_back(returned.append)
+    assert not throttler.deals
+    assert throttler.try_acquire(0.0) is None
+    assert throttler.enqueue(1, 0.0)
+    assert throttler.release(place) == []
+    assert returned == [place]
+    assert throttler.deal() == [(1, place)]
+    assert throttler.release(place) == []
+    assert returned == [place]
+
+
+def test_requests_that_others_have_at_a_place_count() -> None:
+    """A place that is known elsewhere only counts until it is empty, and is not of the revision."""
+    throttler = opened(2, 1)
+    [place] = throttler.places
+    other = PlaceId("127.0.0.1", 1, "other")
+    assert throttler.shift({place.id: 2, other: 1}) == []
+    assert throttler.used == {place.id: 2, other: 1}
+    assert throttler.try_acquire(0.0) is None
+    assert throttler.enqueue(1, 0.0)
+    assert throttler.shift({place.id: -1, other: -1}) == [(1, place)]
+    assert (throttler.used, throttler.places) == ({place.id: 2}, [place])
+
+
+def test_waiters_with_a_bound_of_their_own_take_no_room() -> None:
+    """The queue is full when those that count are as many as may wait."""
+    throttler = opened(1, 0, queue_limit=1)
+    assert throttler.enqueue(1, 0.0)
+    assert not throttler.enqueue(2, 0.0)
+    assert throttler.enqueue(2, 0.0, others=1)
+    assert throttler.waiters == [1, 2]
 
 
 class ThrottlerLaws(RuleBasedStateMachine):
