@@ -216,14 +216,14 @@ async def test_the_limit_holds_whatever_happens_to_workers_and_pods(limit: int, 
 
 async def test_the_limit_holds_while_the_controller_is_away_and_when_it_is_back(tmp_path: Path) -> None:
     """Workers go by its last list meanwhile, and by one of their own when one of them dies; the controller that starts
-    waits until all are back before it makes a list. Nobody is answered by anything but the application, or, by a worker
-    that starts without a controller, that it knows nothing yet."""
+    waits, for longer than their feeds' back-off, until all are back before it makes a list. Nobody is answered by
+    anything but the application, or, by a worker that starts without a controller, that it knows nothing yet."""
     async with installation(2, tmp_path) as (controller, gateway, pods):
         clients = Clients(gateway)
         await clients.answered(50)
         await controller.stop()
         await clients.answered(100)
-        await controller.start(gathering=1.0)
+        await controller.start(gathering=2.0)
         await clients.answered(50)
         await controller.knows(WORKERS)
         assert clients.outcomes.keys() == {"HTTP/1.1 200 OK"}
@@ -232,7 +232,7 @@ async def test_the_limit_holds_while_the_controller_is_away_and_when_it_is_back(
         await clients.answered(2 * CLIENTS)
         served = sum(pod.served for pod in pods)
         await until(lambda: sum(pod.served for pod in pods) > served + 100, 30)
-        await controller.start(gathering=1.0)
+        await controller.start(gathering=6.0)
         await controller.knows(WORKERS)
         await clients.answered(50)
         outcomes = await clients.stop()
