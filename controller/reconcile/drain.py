@@ -12,15 +12,17 @@ last:
 2. It drains: the gateways send nothing new there. It has finished when every connected gateway worker has acknowledged
    that and told of no request in flight. It is waited for as long as a request may take (the revision's time-out).
 3. It is marked with the least deletion cost there is, and the Deployment's replicas are lowered by as many as have
-   finished. Marks and replicas are two plans: what Kubernetes deletes is decided when it sees the number, and by then
-   the mark is written.
+   finished, short of one that Kubernetes would take sooner and that has not (it is not ready, and has requests). Marks
+   and replicas are two plans: what Kubernetes deletes is decided when it sees the number, and by then the mark is
+   written.
 
 Load that comes back takes the draining replicas into service again, which is one message to the gateways and no start
 of a pod. A replica that dies meanwhile counts as one that has gone.
 
 `step` is a function of what there is now. What drains is the gateways' table (`controller.dataplane.drains`), in
-memory: after a restart of the controller the drain begins again, with the marked pods first. While the Deployment's
-replicas are lowered already and Kubernetes has not deleted the pods yet, they go on draining.
+memory: after a restart of the controller the drain begins again, with the marked pods first; a pod that is to stay
+after all loses its mark. While the Deployment's replicas are lowered already and Kubernetes has not deleted the pods
+yet, they go on draining.
 
 Without a gateway worker nobody can tell anything. After ALONE seconds without one the replicas go all the same; that is
 twice the longest pause between a worker's attempts to connect.
@@ -32,7 +34,8 @@ that the time to arrive.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from controller.apis import pods as pods_api
@@ -73,11 +76,12 @@ NOTHING = Progress()
 class Step:
     """What is to be done next. `draining`: the pods that the gateways are to drain, None if the revision does not
     shrink (with no pods in it, the gateways are only asked for their numbers). `marked`: pods that get the least
-    deletion cost. `replicas`: what the Deployment is to ask for, None to leave it. `after`: seconds until time alone
-    changes something. `busy`: how many draining pods are known to have requests."""
+    deletion cost, `cleared`: pods that lose it. `replicas`: what the Deployment is to ask for, None to leave it.
+    `after`: seconds until time alone changes something. `busy`: how many draining pods are known to have requests."""
 
     draining: frozenset[str] | None = None
     marked: tuple[JsonObject, ...] = ()
+    cleared: tuple[JsonObject, ...] = ()
     replicas: int | None = None
     after: float | None = None
     busy: int = 0
@@ -98,17 +102,23 @@ def step(wanted: int | None, replicas: int, pods: Sequence[JsonObject], progress
     if patience > 0:
         return Step(draining=frozenset(progress.draining), after=patience)
     chosen = _first_to_go(active, excess, progress)
-    return _lowered(wanted, replicas, len(active), chosen, progress, timeout)
+    return _lowered(wanted, replicas, active, chosen, progress, timeout)
 
 
 def _kept(wanted: int, replicas: int, active: list[JsonObject], progress: Progress) -> Step:
     """Nothing goes that has not been chosen before. What has, goes on draining while there are more pods than the
     Deployment asks for: Kubernetes is about to delete them."""
-    chosen = [pod for pod in active if name_of(pod) in progress.draining or pods_api.deletion_cost(pod) == FIRST_TO_GO]
-    doomed = _first_to_go(chosen, max(0, len(active) - wanted), progress)
+    chosen = [pod for pod in active if name_of(pod) in progress.draining or _is_marked(pod)]
+    doomed = frozenset(map(name_of, _first_to_go(chosen, max(0, len(active) - wanted), progress)))
     return Step(
-        draining=frozenset(map(name_of, doomed)) if doomed else None, replicas=None if wanted == replicas else wanted
+        draining=doomed or None,
+        cleared=tuple(pod for pod in active if _is_marked(pod) and name_of(pod) not in doomed),
+        replicas=None if wanted == replicas else wanted,
     )
+
+
+def _is_marked(pod: JsonObject) -> bool:
+    return pods_api.deletion_cost(pod) == FIRST_TO_GO
 
 
 def _patience(progress: Progress, matters: bool) -> float:
@@ -137,24 +147,31 @@ def _first_to_go(pods: Sequence[JsonObject], count: int, progress: Progress) -> 
 
 
 def _lowered(
-    wanted: int, replicas: int, active: int, chosen: list[JsonObject], progress: Progress, timeout: float
+    wanted: int,
+    replicas: int,
+    active: list[JsonObject],
+    chosen: list[JsonObject],
+    progress: Progress,
+    timeout: float,
 ) -> Step:
     draining = frozenset(map(name_of, chosen))
     waits = {name_of(pod): _wait(name_of(pod), progress, timeout) for pod in chosen}
-    gone = [pod for pod in chosen if waits[name_of(pod)] <= 0]
+    gone = {name for name, wait in waits.items() if wait <= 0}
     loads = progress.loads or {}
     left = Step(
         draining=draining,
         after=min((wait for wait in waits.values() if wait > 0), default=None),
         busy=sum(bool(loads.get(name)) for name in draining),
     )
-    lowered = max(wanted, active - len(gone))
-    if lowered >= replicas:
+    if len(active) - len(gone) >= replicas:
         return left
-    marked = tuple(pod for pod in gone if pods_api.deletion_cost(pod) != FIRST_TO_GO)
-    if marked:
-        return Step(draining, marked, after=0.0, busy=left.busy)
-    return Step(draining, replicas=lowered, after=left.after, busy=left.busy)
+    marked = tuple(pod for pod in chosen if name_of(pod) in gone and not _is_marked(pod))
+    cleared = tuple(pod for pod in active if name_of(pod) not in gone and _is_marked(pod))
+    if marked or cleared:
+        return replace(left, marked=marked, cleared=cleared, after=0.0)
+    first = takewhile(lambda pod: name_of(pod) in gone, sorted(active, key=pods_api.deletion_rank))
+    lowered = max(wanted, len(active) - len(list(first)))
+    return replace(left, replicas=lowered) if lowered < replicas else left
 
 
 def _wait(name: str, progress: Progress, timeout: float) -> float:

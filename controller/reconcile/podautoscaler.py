@@ -337,18 +337,18 @@ def _why(seen: ObservedPodAutoscaler, result: Wanted, step: Step) -> Explanation
 
 def _patches(seen: ObservedPodAutoscaler, step: Step) -> tuple[Patch, ...]:
     marks = [
-        # The uid makes the patch of another pod with the same name fail.
-        Patch(
-            kinds.POD,
-            key_of(pod),
-            {"metadata": {"uid": uid_of(pod), "annotations": {DELETION_COST: str(FIRST_TO_GO)}}},
-        )
-        for pod in step.marked
+        *(_marked(pod, str(FIRST_TO_GO)) for pod in step.marked),
+        *(_marked(pod, None) for pod in step.cleared),
     ]
     if step.replicas is None:
         return tuple(marks)
     target = Key(key_of(seen.pod_autoscaler.obj).namespace, seen.pod_autoscaler.deployment)
     return (*marks, Patch(kinds.DEPLOYMENT, target, {"spec": {"replicas": step.replicas}}, subresource="scale"))
+
+
+def _marked(pod: JsonObject, cost: str | None) -> Patch:
+    """The uid makes the patch of another pod with the same name fail."""
+    return Patch(kinds.POD, key_of(pod), {"metadata": {"uid": uid_of(pod), "annotations": {DELETION_COST: cost}}})
 
 
 # --- the conditions ---------------------------------------------------------------------------------------------------
