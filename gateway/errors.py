@@ -2,7 +2,8 @@
 
 A class knows the status of the local reply, the response flag for the access log and the metrics (Envoy's letters,
 which operators know). The exception's text is the reply's body: one sentence that says why, for the person at the other
-end. `gateway.exchange` has the only `except GatewayError`: a local reply if no head went out, a reset otherwise.
+end. `gateway.exchange` and, where it begins, `gateway.exchanges` have the only `except GatewayError`: a local reply if
+no head went out, a reset otherwise.
 """
 
 from __future__ import annotations

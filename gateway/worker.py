@@ -44,7 +44,7 @@ from gateway.core.http1 import CODEC
 from gateway.core.proxies import TrustedProxies
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import Family, WorkerTraffic, revision_families
-from gateway.exchange import Exchanges
+from gateway.exchanges import Exchanges
 from gateway.feed import Feed
 from gateway.net.accesslog import AccessLog
 from gateway.net.admin import StatusServer, WorkerStatus

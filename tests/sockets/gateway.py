@@ -26,7 +26,7 @@ from gateway.core.clients import ClientCounts
 from gateway.core.proxies import TrustedProxies
 from gateway.core.routing import RouteTable
 from gateway.core.traffic import WorkerTraffic
-from gateway.exchange import Exchanges
+from gateway.exchanges import Exchanges
 from gateway.net.accesslog import AccessLog
 from gateway.net.downstream2 import Connection
 from gateway.net.listener import Listener
