@@ -295,7 +295,7 @@ class Worker:
             ("tls_handshakes", "counter", "TLS handshakes that succeeded.", traffic.tls_handshakes),
             ("tls_resumed", "counter", "Those of them that resumed a session.", traffic.tls_resumed),
             ("waiting_bytes", "gauge", "Bytes of requests that wait for an endpoint.", self.exchanges.waiting_bytes),
-            ("parked_requests", "counter", "Requests that had to wait for an endpoint.", counters.parked),
+            ("parked_requests", "counter", "Requests that had to wait, or to ask, for an endpoint.", counters.parked),
             ("queue_full", "counter", "Requests refused because too many waited.", counters.queue_full),
             ("queue_timeouts", "counter", "Requests that waited too long.", counters.timeouts),
             ("cold_starts", "counter", "Times a revision without an endpoint got a request.", counters.cold_starts),

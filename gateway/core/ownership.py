@@ -104,8 +104,9 @@ class Sink(Protocol[W]):
 
 class _Peer:
     """Another worker. As an owner that we ask: `is_reachable` says that our channel to it is open, `sent` is the number
-    of our last Hold. As a borrower: `is_here` says that its channel to us is open, `epoch` and `serial` are of its
-    last Hold, `held` its loans, `asks` the revisions of its asks that wait, and `waiting` how many of each."""
+    of our last Hold. As a borrower: `is_here` says that its channel to us is open, `epoch` and `serial` are of its last
+    Hold, `held` where its requests are (loans, where the place is ours), `asks` the revisions of its asks that wait,
+    and `waiting` how many of each."""
 
     __slots__ = ("asks", "epoch", "held", "is_here", "is_reachable", "sent", "serial", "waiting")
 
@@ -149,7 +150,9 @@ class Ledger(Generic[T]):
     @property
     def lent(self) -> int:
         """Requests of other workers that are at places of ours."""
-        return sum(held.total() for peer in self._peers.values() for held in peer.held.values())
+        owner, name = self._owner, self._name
+        held = (one for peer in self._peers.values() for one in peer.held.items() if owner.get(one[0]) == name)
+        return sum(places.total() for _, places in held)
 
     @property
     def asks(self) -> int:

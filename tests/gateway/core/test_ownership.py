@@ -612,10 +612,19 @@ class OwnershipLaws(RuleBasedStateMachine):
             assert throttler.deals
             waiting = sum(list(worker.waiting.values()).count(revision) for worker in world.workers.values())
             assert throttler.waiting == waiting
+            asks = [owner.ledger.asks for owner in world.workers.values()]
+            assert sum(asks) <= sum(len(worker.waiting) for worker in world.workers.values())
             there = {place: count for (key, place), count in load.items() if key == revision}
             assert throttler.used == there
             free = [place for place in throttler.places if place.is_open and place.in_flight < LIMIT]
             assert not (waiting and free)
+
+        borrowed = sum(
+            world.owner(revision) is not worker
+            for worker in world.workers.values()
+            for revision, _ in worker.running.values()
+        )
+        assert sum(worker.ledger.lent for worker in world.workers.values()) == borrowed
 
     @invariant()
     def no_endpoint_is_above_its_limit(self) -> None:
@@ -626,5 +635,5 @@ class OwnershipLaws(RuleBasedStateMachine):
             self.settle()
 
 
-OwnershipLaws.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+OwnershipLaws.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestOwnershipLaws = OwnershipLaws.TestCase
