@@ -128,6 +128,25 @@ def test_plain_text_stays_on_this_machine_unless_told(options: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("0.0.0.0", "'0.0.0.0' is no address at which others reach this gateway; it should be like 10.0.0.7."),
+        ("gateway.example", "'gateway.example' is no address at which others reach this gateway"),
+        ("192.0.2.1", "--peer-host 192.0.2.1 is no address of this machine: "),
+    ],
+)
+def test_where_others_reach_a_gateway(host: str, message: str, tmp_path: Path) -> None:
+    """An address of this machine, that the others can be told; anything else is one line and status 2."""
+    (tmp_path / "token").write_text("secret")
+    options = ["--feed", "ws://127.0.0.1:1", "--feed-token-file", str(tmp_path / "token"), "--check"]
+    assert CliRunner().invoke(main, [*options, "--peer-host", "127.0.0.1"]).exit_code == 0
+    result = CliRunner().invoke(main, [*options, "--peer-host", host])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"gateway: {message}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--tls-certificate", "c"), "come together"),
