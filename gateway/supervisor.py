@@ -313,8 +313,12 @@ class Seat:
                 self._retire(worker)
         else:
             self._successor = None
-            _log.error("worker %d goes on: its successor was not ready within %g s", self.index, SUCCESSION_WAIT)
-            await successor.stop(0.0)
+            if successor.ended.done():
+                status = successor.ended.result()
+                _log.error("worker %d goes on: its successor ended with status %d", self.index, status)
+            else:
+                _log.error("worker %d goes on: its successor was not ready within %g s", self.index, SUCCESSION_WAIT)
+                await successor.stop(0.0)
 
     async def _gets_ready(self, successor: WorkerProcess) -> bool:
         loop = asyncio.get_running_loop()

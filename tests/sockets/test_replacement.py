@@ -145,6 +145,24 @@ async def test_a_gateway_that_could_not_start_is_not_put_in_place(feed: TestServ
 
 
 @pytest.mark.slow
+async def test_a_successor_that_dies_leaves_the_worker_in_its_place(
+    feed: TestServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The old one goes on, and the log says how the other ended."""
+    async with started(feed, tmp_path) as gateway:
+        before = gateway.workers()
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: bool(gateway.workers() - before), 20)
+        for successor in gateway.workers() - before:
+            os.kill(successor, signal.SIGKILL)
+        load = Load(gateway.port)
+        await load.more(300)
+        await until(lambda: gateway.workers() == before, 20)
+        assert set(await load.stop()) == {"HTTP/1.1 200 OK"}
+    assert "worker 0 goes on: its successor ended with status -9" in capfd.readouterr().err
+
+
+@pytest.mark.slow
 async def test_a_killed_worker_loses_its_own_requests_only(feed: TestServer, tmp_path: Path) -> None:
     """kill -9: connections that wait on its socket, and the other worker's, are served."""
     async with started(feed, tmp_path, "--workers", "2") as gateway:
