@@ -27,11 +27,10 @@ from controller.admin import admin_app, listening
 from controller.apis.meta import Key
 from controller.assembly import ControlPlane
 from controller.config import store
-from controller.dataplane.server import GATHERING
 from controller.kube.client import KubeClient
 from controller.kube.errors import KubeError
 from controller.kube.lease import LeadershipLost, lead
-from gateway.contract import is_loopback
+from gateway.contract import GATHERING, is_loopback
 from gateway.net.tlscontext import CertificateFiles, UnusableCertificate
 
 if TYPE_CHECKING:

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEED_PATH",
+    "GATHERING",
     "PART",
+    "RECONNECT_LIMIT",
     "Ack",
     "Certificate",
     "CertificateId",
@@ -84,6 +86,12 @@ FEED_PATH = "/v1/feed"
 
 PART = 64
 """Entries in one part of a whole state: about 100 kB, and 5 ms of parsing."""
+
+RECONNECT_LIMIT = 5.0
+"""Seconds between two attempts of a worker to reach a controller that it has lost, at most."""
+
+GATHERING = RECONNECT_LIMIT + 3.0
+"""Seconds after which each worker that lived through a loss of the controller is connected and has reported."""
 
 Fields = tuple[tuple[str, str], ...]
 """HTTP fields as (lower-case name, value) pairs."""

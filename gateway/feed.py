@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Protocol
 import aiohttp
 
 from gateway.contract import (
+    RECONNECT_LIMIT,
     Ack,
     ContractError,
     Hello,
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "backoff"]
 
-_BACKOFF_FIRST, _BACKOFF_LIMIT = 0.050, 5.0
+_BACKOFF_FIRST, _BACKOFF_LIMIT = 0.050, RECONNECT_LIMIT
 _CONNECT_TIMEOUT = 10.0
 REASONS = 10
 # A peer that vanished without a FIN is noticed after 1.5 of these (aiohttp waits half of it for the pong).

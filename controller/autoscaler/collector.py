@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from controller.apis.annotations import RPS, WEIGHTED_EXPONENTIAL
 from controller.apis.meta import Key
 from controller.autoscaler.windows import Window
+from gateway.contract import GATHERING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,9 +50,6 @@ __all__ = ["Collector", "Load"]
 _PERIOD = 1.0  # of the gateways' reports
 # A worker whose report is half a period late has missed one: the second without it is unknown, not idle.
 _INTERRUPTION = 1.5
-
-GATHERING = 8.0
-"""Seconds in which every worker is back and has reported: their feeds try every 5 s at least."""
 
 
 class Load(NamedTuple):

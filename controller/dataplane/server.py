@@ -41,6 +41,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway.contract import (
     FEED_PATH,
+    GATHERING,
     Ack,
     ContractError,
     Hello,
@@ -74,10 +75,7 @@ QUEUE_LIMIT = 1000
 MESSAGE_LIMIT = 4 * 2**20
 """Bytes of one message from a worker; Stats of ten thousand revisions are under one megabyte."""
 
-GATHERING = 8.0
-"""Seconds after which all workers of a controller before this one are back: their feeds try every 5 s at least."""
-
-RETURN_WAIT = 8.0
+RETURN_WAIT = GATHERING
 """Seconds that a worker which lost its connection stays on the list."""
 
 HELLO_TIMEOUT = 10.0
@@ -129,9 +127,9 @@ class FeedServer:
     ) -> None:
         """`on_stats(worker, stats)` and `on_disconnect(worker)` are for the collector, `on_in_flight(worker, version,
         loads)` and `on_carriers()`, after which `carriers` may be others, are for whoever waits for endpoints to drain;
-        `on_programmed(route)` is called whenever
-        `programmed(route)` may answer differently. All are called in the loop and must not block. `gathering`: seconds
-        without a list of the workers (see the module), where workers may have served before this server did.
+        `on_programmed(route)` is called whenever `programmed(route)` may answer differently. All are called in the loop
+        and must not block. `gathering`: seconds without a list of the workers (see the module), where workers may have
+        served before this server did.
         Raises ValueError for an empty token, which would let everybody in."""
         if not token:
             raise ValueError("the feed needs a token that is not empty")

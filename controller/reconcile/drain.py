@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING
 from controller.apis import pods as pods_api
 from controller.apis.meta import name_of
 from controller.apis.pods import FIRST_TO_GO
+from gateway.contract import RECONNECT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["ALONE", "ASK_PATIENCE", "NOTHING", "Progress", "Step", "step"]
 
 ASK_PATIENCE = 1.0
-ALONE = 10.0
+ALONE = 2 * RECONNECT_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
